@@ -1,0 +1,34 @@
+package model
+
+import "fmt"
+
+// ChoiceKind says what is free in a Choice.
+type ChoiceKind string
+
+// The kinds of choices.
+const (
+	ChooseBackend ChoiceKind = "backend" // statistic --mode random matched or not
+	ChoosePort    ChoiceKind = "port"    // a source port that NAT picks at random
+	ChooseTiming  ChoiceKind = "timing"  // a branch that the Spans cannot decide
+)
+
+// Choice is a point at which the kernel is free, or at which the recorded inputs cannot tell what it
+// did. It is declared, with the number of its allowed answers, before anything observed settles it.
+type Choice struct {
+	Kind    ChoiceKind
+	Subject string // what it is about
+	Options int    // answers 0 to Options-1 are allowed
+	First   int    // what answer 0 stands for, where answers are numbers (a port)
+	About   string // the packet's line, where a choice belongs to a packet
+}
+
+// String says what is free.
+func (c Choice) String() string {
+	return fmt.Sprintf("%s: %s (%d allowed)", c.Kind, c.Subject, c.Options)
+}
+
+// Chooser answers choices with a number from 0 to Options-1.
+type Chooser func(Choice) int
+
+// FirstOption always takes the first allowed answer.
+func FirstOption(Choice) int { return 0 }

@@ -1,0 +1,305 @@
+// Package model is a userspace model of Linux connection tracking and NAT in one network namespace:
+// given what went into the namespace, and within which ticks, it says what the kernel's table holds,
+// which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
+// anything that was observed. Functions are named for the kernel functions that they follow.
+//
+// What it covers: UDP, ICMP errors about UDP, DNAT and null bindings, the neighbours behind the last
+// hook. A packet that needs more is reported as not modelled, never guessed.
+package model
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sort"
+	"strconv"
+
+	"ctlab/checks/conntrack"
+)
+
+// Config is what a Namespace is made with.
+type Config struct {
+	Profile Profile
+	HZ      int64 // ticks a second
+	Chooser Chooser
+}
+
+// Namespace is the model of one network namespace.
+type Namespace struct {
+	cfg       Config
+	rules     *Ruleset
+	sysctls   map[string]string
+	links     map[string]*link
+	routes    []Route
+	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
+	byTuple   map[conntrack.Tuple]ref
+	neigh     map[neighbour]*neighState
+	rates     map[netip.Addr]*rate
+	stats     map[string]uint32
+	events    []Event
+	listening bool
+	serial    int
+	missing   map[string]bool
+	unknown   []string // what was met and is not modelled
+}
+
+type link struct {
+	up    bool
+	addrs []netip.Prefix
+}
+
+// Route is a route of the main table; without a Via the destination is on the link.
+type Route struct {
+	To  netip.Prefix
+	Dev string
+	Via netip.Addr
+}
+
+// String is the route as `ip route` prints it.
+func (r Route) String() string {
+	if r.Via.IsValid() {
+		return fmt.Sprintf("%s via %s dev %s", r.To, r.Via, r.Dev)
+	}
+	return fmt.Sprintf("%s dev %s", r.To, r.Dev)
+}
+
+// entry is a conntrack entry (struct nf_conn). Entries are held by pointer and copied by Clone.
+type entry struct {
+	serial      int
+	orig, reply conntrack.Tuple
+	status      conntrack.Status
+	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
+	relative    int64          // ticks, while it is unconfirmed
+	streamAfter conntrack.Span // the tick behind which a UDP flow counts as a stream
+	acct        bool
+	events      bool
+	count       [2]conntrack.Counters
+	mark        uint32
+	pending     eventBits
+	held        int // packets that wait for a neighbour and hold a reference
+	touched     conntrack.Span
+	whyStatus   string
+	whyTimeout  string
+	whyReply    string
+}
+
+// direction indexes an entry's tuples and counters.
+type direction int
+
+const (
+	original direction = iota
+	reply
+)
+
+type ref struct {
+	e   *entry
+	dir direction
+}
+
+func (r ref) tuple() conntrack.Tuple {
+	if r.dir == original {
+		return r.e.orig
+	}
+	return r.e.reply
+}
+
+// New makes the model of a fresh namespace: no rules, no links.
+func New(cfg Config) *Namespace {
+	if cfg.Chooser == nil {
+		cfg.Chooser = FirstOption
+	}
+	return &Namespace{
+		cfg: cfg, rules: NewRuleset(),
+		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
+		neigh: map[neighbour]*neighState{}, rates: map[netip.Addr]*rate{}, stats: map[string]uint32{}, missing: map[string]bool{},
+	}
+}
+
+// Clone copies the namespace; the copy asks its own chooser.
+func (n *Namespace) Clone(c Chooser) *Namespace {
+	cp := *n
+	cp.cfg.Chooser = c
+	cp.rules = n.rules.Clone()
+	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
+	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
+	cp.links = map[string]*link{}
+	for name, l := range n.links {
+		cp.links[name] = &link{l.up, slices.Clone(l.addrs)}
+	}
+	copied := map[*entry]*entry{}
+	clone := func(e *entry) *entry {
+		if e == nil {
+			return nil
+		}
+		if copied[e] == nil {
+			ne := *e
+			copied[e] = &ne
+		}
+		return copied[e]
+	}
+	cp.entries, cp.byTuple = nil, map[conntrack.Tuple]ref{}
+	for _, e := range n.entries {
+		cp.entries = append(cp.entries, clone(e))
+	}
+	for t, r := range n.byTuple {
+		cp.byTuple[t] = ref{clone(r.e), r.dir}
+	}
+	cp.neigh = map[neighbour]*neighState{}
+	for k, s := range n.neigh {
+		ns := &neighState{resolved: s.resolved}
+		for _, q := range s.queue {
+			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from})
+		}
+		cp.neigh[k] = ns
+	}
+	cp.rates = map[netip.Addr]*rate{}
+	for a, r := range n.rates {
+		nr := *r
+		cp.rates[a] = &nr
+	}
+	return &cp
+}
+
+func (n *Namespace) choose(c Choice) int { return n.cfg.Chooser(c) }
+
+// notModelled notes that something was met that the model does not cover.
+func (n *Namespace) notModelled(format string, args ...any) {
+	n.unknown = append(n.unknown, fmt.Sprintf(format, args...))
+}
+
+// NotModelled lists what was met and is not covered; predictions after that mean nothing.
+func (n *Namespace) NotModelled() []string { return n.unknown }
+
+// Missing lists the sysctls that were needed and never given.
+func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missing)) }
+
+// Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
+func (n *Namespace) Load(text string, noflush bool) error { return n.rules.Restore(text, noflush) }
+
+// Rules gives the present rules; the caller must not change them.
+func (n *Namespace) Rules() *Ruleset { return n.rules }
+
+// Set changes a sysctl. Timeouts already stored do not change (nf_ct_refresh uses the new value).
+func (n *Namespace) Set(key, value string) { n.sysctls[key] = value }
+
+// Sysctls that were given.
+func (n *Namespace) Sysctls() map[string]string { return n.sysctls }
+
+// Listen says that somebody listens to events from now on: entries made later report theirs.
+func (n *Namespace) Listen() { n.listening = true }
+
+// SetLink says that a device exists, up or down.
+func (n *Namespace) SetLink(name string, up bool) {
+	if n.links[name] == nil {
+		n.links[name] = &link{}
+	}
+	n.links[name].up = up
+}
+
+// AddAddress gives a device an address.
+func (n *Namespace) AddAddress(dev string, a netip.Prefix) {
+	if n.links[dev] == nil {
+		n.links[dev] = &link{}
+	}
+	n.links[dev].addrs = append(n.links[dev].addrs, a)
+}
+
+// AddRoute adds a route to the main table.
+func (n *Namespace) AddRoute(r Route) { n.routes = append(n.routes, r) }
+
+// Addresses of all devices, as DEV ADDRESS lines in order.
+func (n *Namespace) Addresses() []string {
+	var out []string
+	for name, l := range n.links {
+		for _, a := range l.addrs {
+			out = append(out, name+" "+a.String())
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+// Links that are there, as NAME up or NAME down, in order.
+func (n *Namespace) Links() []string {
+	var out []string
+	for name, l := range n.links {
+		state := " down"
+		if l.up {
+			state = " up"
+		}
+		out = append(out, name+state)
+	}
+	sort.Strings(out)
+	return out
+}
+
+// Routes of the main table, in order of their text.
+func (n *Namespace) Routes() []string {
+	var out []string
+	for _, r := range n.routes {
+		out = append(out, r.String())
+	}
+	sort.Strings(out)
+	return out
+}
+
+// sysctl reads a numeric sysctl; the default is used, and noted as missing, if it was never given.
+func (n *Namespace) sysctl(key string, def int64) int64 {
+	v, ok := n.sysctls[key]
+	if !ok {
+		n.missing[key] = true
+		return def
+	}
+	i, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		n.notModelled("sysctl %s=%q", key, v)
+		return def
+	}
+	return i
+}
+
+func (n *Namespace) isLocal(a netip.Addr) bool {
+	for _, l := range n.links {
+		for _, p := range l.addrs {
+			if p.Addr() == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// route finds the longest match among devices that are up.
+func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
+	for _, r := range n.routes {
+		l := n.links[r.Dev]
+		if l == nil || !l.up || !r.To.Contains(dst) {
+			continue
+		}
+		if !ok || r.To.Bits() > best.To.Bits() {
+			best, ok = r, true
+		}
+	}
+	return best, ok
+}
+
+// tracking reports whether the conntrack hooks are registered.
+func (n *Namespace) tracking() bool {
+	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack()
+}
+
+// Stats are the counters of conntrack -S that have moved.
+func (n *Namespace) Stats() map[string]uint32 { return n.stats }
+
+// Count is the range in which the namespace's count of entries may lie: entries that have certainly
+// not expired at the Span, and those that may still wait to be collected.
+func (n *Namespace) Count(at conntrack.Span) (least, most int) {
+	for _, e := range n.entries {
+		if e.expiry.From > at.To {
+			least++
+		}
+		most++
+	}
+	return least, most
+}

@@ -1,0 +1,112 @@
+package model
+
+import (
+	"net/netip"
+
+	"ctlab/checks/conntrack"
+)
+
+// neighbour is a next hop on a device.
+type neighbour struct {
+	dev  string
+	addr netip.Addr
+}
+
+// neighState says whether packets to a next hop can leave. Until it is resolved they wait, and hold
+// their entries; when resolution fails each is answered with host unreachable (arp_error_report).
+type neighState struct {
+	resolved bool
+	queue    []queued
+}
+
+type queued struct {
+	out  Left
+	ct   *entry
+	dir  ctInfo
+	from conntrack.Span
+}
+
+// maxQueue is how many packets may wait for a neighbour before the kernel begins to drop them
+// (unres_qlen_bytes, 212,992 bytes of buffers of some 2.3 KiB each); beyond, the model does not follow.
+const maxQueue = 80
+
+// output hands a packet to its neighbour (ip_finish_output2). It leaves if the neighbour is resolved.
+func (n *Namespace) output(w *walk, r Route, own bool) []Left {
+	hop := w.p.Dst
+	if r.Via.IsValid() {
+		hop = r.Via
+	}
+	out := Left{Dev: r.Dev, Packet: *w.p, Own: own}
+	s := n.neighState(r.Dev, hop)
+	if s.resolved {
+		w.say("ip_finish_output2", "leaves on "+r.Dev)
+		return []Left{out}
+	}
+	w.say("ip_finish_output2", "waits for the neighbour "+hop.String()+" on "+r.Dev)
+	s.queue = append(s.queue, queued{out, w.ct, w.info, w.at})
+	if w.ct != nil {
+		w.ct.held++
+	}
+	if len(s.queue) > maxQueue {
+		n.notModelled("more than %d packets wait for neighbour %s", maxQueue, hop)
+	}
+	return nil
+}
+
+func (n *Namespace) neighState(dev string, a netip.Addr) *neighState {
+	k := neighbour{dev, a}
+	if n.neigh[k] == nil {
+		n.neigh[k] = &neighState{}
+	}
+	return n.neigh[k]
+}
+
+// Resolved says that a neighbour announced itself on a device, by an ARP answer or by its own request.
+// What waited for it leaves.
+func (n *Namespace) Resolved(dev string, a netip.Addr) []Left {
+	s := n.neighState(dev, a)
+	s.resolved = true
+	var out []Left
+	for _, q := range s.queue {
+		q.release()
+		q.out.Why = "the neighbour answered"
+		out = append(out, q.out)
+	}
+	s.queue = nil
+	return out
+}
+
+// Lost says that a neighbour was given up (nobody answered) or deleted. What waited for it is answered
+// with host unreachable.
+func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []Left {
+	s := n.neighState(dev, a)
+	s.resolved = false
+	waiting := s.queue
+	s.queue = nil
+	var out []Left
+	for _, q := range waiting {
+		p := q.out.Packet
+		for _, l := range n.ownError(&walk{at: at, p: &p, owned: true, ct: q.ct, info: q.dir}, 3, 1, false) {
+			l.Late = true
+			l.Why = "no answer from the neighbour " + a.String()
+			out = append(out, l)
+		}
+		q.release()
+	}
+	return out
+}
+
+func (q queued) release() {
+	if q.ct != nil {
+		q.ct.held--
+	}
+}
+
+// Waiting is how many packets wait for neighbours.
+func (n *Namespace) Waiting() int {
+	sum := 0
+	for _, s := range n.neigh {
+		sum += len(s.queue)
+	}
+	return sum
+}

@@ -1,0 +1,150 @@
+package model
+
+import (
+	"fmt"
+	"math"
+
+	"ctlab/checks/conntrack"
+)
+
+// evaluation is one packet on its way through the chains of one hook.
+type evaluation struct {
+	ns      *Namespace
+	rule    *rule
+	p       *conntrack.Packet
+	in, out string
+	mark    uint32
+	ct      *entry
+	info    ctInfo
+	asked   []string // rules that matched, for the story
+	nat     func(natRange)
+	notrack bool
+}
+
+// verdict is what a chain says.
+type verdict int
+
+const (
+	fallThrough verdict = iota
+	accepted
+	dropped
+)
+
+// walk runs the built-in chain of a table, if it is loaded.
+func (e *evaluation) walk(rs *Ruleset, tableName, chainName string) verdict {
+	t := rs.tables[tableName]
+	if t == nil {
+		return accepted
+	}
+	c := t.chain(chainName)
+	if c == nil {
+		return accepted
+	}
+	v := e.run(t, c, 0)
+	if v == fallThrough && c.policy == "DROP" {
+		return dropped
+	}
+	if v == fallThrough {
+		return accepted
+	}
+	return v
+}
+
+// maxDepth bounds jumps; iptables refuses loops when it loads.
+const maxDepth = 64
+
+func (e *evaluation) run(t *table, c *chain, depth int) verdict {
+	if depth > maxDepth {
+		return dropped
+	}
+	for _, r := range c.rules {
+		e.rule = r
+		if !e.matches(r) {
+			continue
+		}
+		r.count.Packets++
+		r.count.Bytes += uint64(e.p.Len)
+		v, leave := e.apply(t, r, depth)
+		if v != fallThrough || leave {
+			return v
+		}
+	}
+	return fallThrough
+}
+
+func (e *evaluation) matches(r *rule) bool {
+	for _, m := range r.matches {
+		if !m(e) {
+			return false
+		}
+	}
+	return true
+}
+
+// apply runs a rule's target; leave ends the chain without a verdict.
+func (e *evaluation) apply(t *table, r *rule, depth int) (v verdict, leave bool) {
+	switch r.target.kind {
+	case "ACCEPT":
+		return accepted, false
+	case "DROP":
+		e.asked = append(e.asked, r.name(t))
+		return dropped, false
+	case "RETURN":
+		return fallThrough, true
+	case "jump":
+		return e.run(t, t.chain(r.target.chain), depth+1), false
+	case "goto":
+		return e.run(t, t.chain(r.target.chain), depth+1), true
+	case "MARK":
+		e.mark = e.mark&^r.target.mask ^ r.target.mark
+	case "CT":
+		e.notrack = true
+	case "DNAT":
+		e.asked = append(e.asked, r.name(t))
+		e.nat(r.target.nat)
+		return accepted, false
+	}
+	return fallThrough, false
+}
+
+func (r *rule) name(t *table) string {
+	if r.comment != "" {
+		return r.comment
+	}
+	return fmt.Sprintf("%s %q", t.name, r.text)
+}
+
+// random is statistic --mode random. iptables stores the probability as a multiple of 2^-31; 0 and 1
+// are no choice.
+func (e *evaluation) random(prob float64, rule string) bool {
+	if n := math.Round(prob * (1 << 31)); n == 0 || n == 1<<31 {
+		return n != 0
+	}
+	return e.ns.choose(Choice{Kind: ChooseBackend, Subject: "does " + rule + " match?", Options: 2, About: e.p.Line()}) == 0
+}
+
+// hasState is the conntrack match's --ctstate (xt_conntrack.c, conntrack_mt; 6.18).
+func (e *evaluation) hasState(s string) bool {
+	switch s {
+	case "INVALID":
+		return e.ct == nil && e.info != untracked
+	case "UNTRACKED":
+		return e.info == untracked
+	}
+	if e.ct == nil {
+		return false
+	}
+	switch s {
+	case "NEW":
+		return e.info == isNew
+	case "ESTABLISHED":
+		return e.info == established || e.info == establishedReply
+	case "RELATED":
+		return e.info == related || e.info == relatedReply
+	case "SNAT":
+		return e.ct.status.Has(conntrack.SrcNAT)
+	case "DNAT":
+		return e.ct.status.Has(conntrack.DstNAT)
+	}
+	return false
+}

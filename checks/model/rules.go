@@ -1,0 +1,340 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"ctlab/checks/conntrack"
+)
+
+// Ruleset is the iptables rules of one family in one namespace, as loaded from iptables-save text.
+// What the text says and the model does not know is an error that names it.
+type Ruleset struct {
+	tables map[string]*table
+}
+
+type table struct {
+	name   string
+	chains []*chain // in the order of the text
+}
+
+type chain struct {
+	name   string
+	policy string // "" for a user-defined chain
+	rules  []*rule
+}
+
+// rule is one rule and its counters. Matches and target do not change after parsing.
+type rule struct {
+	text    string
+	comment string
+	matches []match
+	target  target
+	nth     int // statistic --mode nth: packets seen, modulo its "every"
+	count   conntrack.Counters
+}
+
+// match decides whether a rule applies to a packet.
+type match func(*evaluation) bool
+
+// target is what a rule does; kind is the target's name, or "jump", "goto", or "" for none.
+type target struct {
+	kind  string
+	chain string // jump, goto
+	nat   natRange
+	mark  uint32
+	mask  uint32
+}
+
+// NewRuleset is an empty Ruleset: no table is loaded.
+func NewRuleset() *Ruleset { return &Ruleset{tables: map[string]*table{}} }
+
+// Clone copies the rules with their counters.
+func (rs *Ruleset) Clone() *Ruleset {
+	c := NewRuleset()
+	for name, t := range rs.tables {
+		nt := &table{name: name}
+		for _, ch := range t.chains {
+			nc := &chain{name: ch.name, policy: ch.policy}
+			for _, r := range ch.rules {
+				cp := *r
+				nc.rules = append(nc.rules, &cp)
+			}
+			nt.chains = append(nt.chains, nc)
+		}
+		c.tables[name] = nt
+	}
+	return c
+}
+
+func (t *table) chain(name string) *chain {
+	for _, c := range t.chains {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// builtinChains are the chains that iptables has in each table, and so the places where a table can
+// hook in.
+func builtinChains(table string) []string {
+	switch table {
+	case "raw":
+		return []string{"PREROUTING", "OUTPUT"}
+	case "nat":
+		return []string{"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"}
+	case "mangle":
+		return []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
+	case "filter":
+		return []string{"INPUT", "FORWARD", "OUTPUT"}
+	}
+	return nil
+}
+
+// Restore loads text as iptables-restore does: tables that it names are replaced, or with noflush only
+// the user-defined chains that it names are emptied. On an error nothing has changed.
+func (rs *Ruleset) Restore(text string, noflush bool) error {
+	next := rs.Clone()
+	var cur *table
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		var err error
+		cur, err = next.restoreLine(cur, line, noflush)
+		if err != nil {
+			return fmt.Errorf("rules line %d: %w", i+1, err)
+		}
+	}
+	if cur != nil {
+		return fmt.Errorf("rules: table %s has no COMMIT", cur.name)
+	}
+	if err := next.checkJumps(); err != nil {
+		return err
+	}
+	rs.tables = next.tables
+	return nil
+}
+
+func (rs *Ruleset) restoreLine(cur *table, line string, noflush bool) (*table, error) {
+	switch {
+	case line[0] == '*':
+		name := line[1:]
+		if builtinChains(name) == nil {
+			return nil, fmt.Errorf("table %q is not known to the model", name)
+		}
+		if rs.tables[name] == nil || !noflush {
+			rs.tables[name] = &table{name: name}
+		}
+		return rs.tables[name], nil
+	case cur == nil:
+		return nil, fmt.Errorf("%q stands outside a table", line)
+	case line == "COMMIT":
+		return nil, nil
+	case line[0] == ':':
+		return cur, cur.declare(line)
+	}
+	return cur, cur.command(line)
+}
+
+// declare handles ":CHAIN POLICY [packets:bytes]". A user-defined chain that exists is emptied, a
+// built-in one keeps its rules.
+func (t *table) declare(line string) error {
+	f := strings.Fields(line[1:])
+	if len(f) < 2 {
+		return fmt.Errorf("%q: want :CHAIN POLICY", line)
+	}
+	name, policy := f[0], f[1]
+	builtin := slices.Contains(builtinChains(t.name), name)
+	if builtin && policy != "ACCEPT" && policy != "DROP" || !builtin && policy != "-" {
+		return fmt.Errorf("%q: policy %q is not known to the model", line, policy)
+	}
+	c := t.chain(name)
+	if c == nil {
+		c = &chain{name: name}
+		t.chains = append(t.chains, c)
+	}
+	if builtin {
+		c.policy = policy
+	} else {
+		c.rules = nil
+	}
+	return nil
+}
+
+// command handles -A, -I and -F.
+func (t *table) command(line string) error {
+	words, err := splitWords(line)
+	if err != nil {
+		return err
+	}
+	if words[0][0] == '[' { // counters of iptables-save -c
+		words = words[1:]
+	}
+	if len(words) < 2 {
+		return fmt.Errorf("%q: want a command and a chain", line)
+	}
+	c := t.chain(words[1])
+	if c == nil && slices.Contains(builtinChains(t.name), words[1]) {
+		c = &chain{name: words[1], policy: "ACCEPT"}
+		t.chains = append(t.chains, c)
+	}
+	if c == nil {
+		return fmt.Errorf("%q: no chain %q", line, words[1])
+	}
+	switch words[0] {
+	case "-F":
+		c.rules = nil
+		return nil
+	case "-A", "-I":
+		r, err := parseRule(words[2:])
+		if err != nil {
+			return err
+		}
+		if words[0] == "-A" {
+			c.rules = append(c.rules, r)
+		} else {
+			c.rules = slices.Insert(c.rules, 0, r)
+		}
+		return nil
+	}
+	return fmt.Errorf("command %q is not known to the model", words[0])
+}
+
+func (rs *Ruleset) checkJumps() error {
+	for _, t := range rs.tables {
+		for _, c := range t.chains {
+			for _, r := range c.rules {
+				if r.target.chain != "" && t.chain(r.target.chain) == nil {
+					return fmt.Errorf("rules: %q: target %q is neither a chain nor known to the model", r.text, r.target.chain)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// splitWords splits a rule into words; double quotes hold a word together.
+func splitWords(line string) ([]string, error) {
+	var words []string
+	var b strings.Builder
+	in, quoted := false, false
+	for i := 0; i < len(line); i++ {
+		c := line[i]
+		switch {
+		case c == '\\' && quoted && i+1 < len(line):
+			i++
+			b.WriteByte(line[i])
+		case c == '"':
+			quoted, in = !quoted, true
+		case c == ' ' && !quoted:
+			if in {
+				words = append(words, b.String())
+				b.Reset()
+			}
+			in = false
+		default:
+			b.WriteByte(c)
+			in = true
+		}
+	}
+	if quoted {
+		return nil, fmt.Errorf("%q: a quote is not closed", line)
+	}
+	if in {
+		words = append(words, b.String())
+	}
+	return words, nil
+}
+
+// needsConntrack reports whether some rule keeps tracking on (nf_ct_netns_get): a rule that asks for or
+// sets conntrack state, or any NAT chain. A rule counts even in a chain to which nothing jumps.
+func (rs *Ruleset) needsConntrack() bool {
+	if rs.hasNAT() {
+		return true
+	}
+	for _, t := range rs.tables {
+		for _, c := range t.chains {
+			for _, r := range c.rules {
+				if r.usesConntrack() {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (r *rule) usesConntrack() bool {
+	switch r.target.kind {
+	case "CT", "DNAT":
+		return true
+	}
+	return strings.Contains(r.text, "-m conntrack") || strings.Contains(r.text, "-m state")
+}
+
+// hasNAT reports whether a NAT chain exists; one registers the NAT hooks of all four places
+// (nf_nat_core.c, nf_nat_register_fn).
+func (rs *Ruleset) hasNAT() bool {
+	t := rs.tables["nat"]
+	return t != nil && len(t.chains) > 0
+}
+
+// Hit is the counter of a rule.
+type Hit struct {
+	Table, Chain string
+	Number       int // in its chain, from 1
+	Comment      string
+	Counters     conntrack.Counters
+}
+
+// Hits lists the counters of all rules, ordered by table, then as loaded.
+func (rs *Ruleset) Hits() []Hit {
+	var hits []Hit
+	names := make([]string, 0, len(rs.tables))
+	for n := range rs.tables {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		for _, c := range rs.tables[n].chains {
+			for i, r := range c.rules {
+				hits = append(hits, Hit{n, c.name, i + 1, r.comment, r.count})
+			}
+		}
+	}
+	return hits
+}
+
+// ParseHits reads the rule counters of `iptables-save -c` text.
+func ParseHits(text string) ([]Hit, error) {
+	var hits []Hit
+	tableName, number := "", map[string]int{}
+	for _, line := range strings.Split(text, "\n") {
+		switch {
+		case strings.HasPrefix(line, "*"):
+			tableName, number = line[1:], map[string]int{}
+		case strings.HasPrefix(line, "["):
+			h := Hit{Table: tableName}
+			head, rest, _ := strings.Cut(line, "] ")
+			if _, err := fmt.Sscanf(head, "[%d:%d", &h.Counters.Packets, &h.Counters.Bytes); err != nil {
+				return nil, fmt.Errorf("rule counters %q: %w", line, err)
+			}
+			words, err := splitWords(rest)
+			if err != nil || len(words) < 2 {
+				return nil, fmt.Errorf("rule counters: cannot read %q", line)
+			}
+			h.Chain = words[1]
+			number[h.Chain]++
+			h.Number = number[h.Chain]
+			if i := slices.Index(words, "--comment"); i >= 0 && i+1 < len(words) {
+				h.Comment = words[i+1]
+			}
+			hits = append(hits, h)
+		}
+	}
+	return hits, nil
+}

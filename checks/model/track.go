@@ -1,0 +1,296 @@
+package model
+
+import (
+	"fmt"
+
+	"ctlab/checks/conntrack"
+)
+
+// ctInfo is enum ip_conntrack_info.
+type ctInfo int
+
+const (
+	established      ctInfo = 0
+	related          ctInfo = 1
+	isNew            ctInfo = 2
+	establishedReply ctInfo = 3
+	relatedReply     ctInfo = 4
+	untracked        ctInfo = 7
+	noInfo           ctInfo = -1 // no entry on the packet: INVALID, or tracking is off
+)
+
+// String is the name as `ct state` and reports use it.
+func (i ctInfo) String() string {
+	switch i {
+	case established:
+		return "established"
+	case related:
+		return "related"
+	case isNew:
+		return "new"
+	case establishedReply:
+		return "established-reply"
+	case relatedReply:
+		return "related-reply"
+	case untracked:
+		return "untracked"
+	}
+	return "invalid"
+}
+
+func (i ctInfo) dir() direction {
+	if i >= establishedReply && i != untracked {
+		return reply
+	}
+	return original
+}
+
+// seconds turns seconds into ticks.
+func (n *Namespace) seconds(s int64) int64 { return s * n.cfg.HZ }
+
+func (n *Namespace) udpTimeout() int64 {
+	return n.seconds(n.sysctl("net.netfilter.nf_conntrack_udp_timeout", 30))
+}
+
+func (n *Namespace) udpStreamTimeout() int64 {
+	return n.seconds(n.sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", int64(n.cfg.Profile.StreamTimeout)))
+}
+
+// expired reports whether the entry's time is up at a Span: expiry - now <= 0 (nf_ct_is_expired).
+func (n *Namespace) expired(e *entry, at conntrack.Span) bool {
+	return n.reached(e.expiry, at, fmt.Sprintf("has %s expired?", e.orig.Line()))
+}
+
+// reached reports whether the tick "when" has come at the tick "at"; where the Spans leave it open it is
+// a choice.
+func (n *Namespace) reached(when, at conntrack.Span, question string) bool {
+	switch {
+	case when.To <= at.From:
+		return true
+	case when.From > at.To:
+		return false
+	}
+	return n.choose(Choice{Kind: ChooseTiming, Subject: question, Options: 2}) == 0
+}
+
+// find looks a tuple up in the table (____nf_conntrack_find); an expired entry that it meets is evicted.
+func (n *Namespace) find(t conntrack.Tuple, at conntrack.Span) (ref, bool) {
+	r, ok := n.byTuple[t]
+	if !ok {
+		return ref{}, false
+	}
+	if n.expired(r.e, at) {
+		n.evict(r.e, "expired")
+		return ref{}, false
+	}
+	return r, true
+}
+
+// evict takes an entry out of the table and reports its end (nf_ct_delete).
+func (n *Namespace) evict(e *entry, why string) {
+	for i, x := range n.entries {
+		if x == e {
+			n.entries = append(n.entries[:i:i], n.entries[i+1:]...)
+			break
+		}
+	}
+	for _, t := range []conntrack.Tuple{e.orig, e.reply} {
+		if n.byTuple[t].e == e {
+			delete(n.byTuple, t)
+		}
+	}
+	e.status |= conntrack.Dying
+	n.destroyEvent(e, why)
+}
+
+// conntrackIn is nf_conntrack_in (nf_conntrack_core.c): find or make the entry, run the L4 tracker,
+// note a first reply.
+func (n *Namespace) conntrackIn(w *walk) {
+	if w.p.Bad == "short" || w.p.Bad == "fragment" {
+		n.stats["invalid"]++
+		w.say("nf_conntrack_in", "invalid: the L4 header cannot be read")
+		return
+	}
+	if w.p.Proto == conntrack.ICMP {
+		n.icmpIn(w)
+		return
+	}
+	if w.p.Proto != conntrack.UDP {
+		n.notModelled("protocol %s: %s", conntrack.ProtocolName(w.p.Proto), w.p.Line())
+		return
+	}
+	n.resolveNormal(w)
+	if !n.udpPacket(w) {
+		w.ct, w.info = nil, noInfo
+		n.stats["invalid"]++
+		return
+	}
+	if w.info == establishedReply && !w.ct.status.Has(conntrack.SeenReply) {
+		w.ct.status |= conntrack.SeenReply
+		w.ct.pending |= bitReply
+		w.ct.whyStatus = "seen-reply: a packet came in reply direction (nf_conntrack_in)"
+	}
+}
+
+// resolveNormal is resolve_normal_ct: look the tuple up, make an unconfirmed entry if there is none,
+// and derive ctinfo.
+func (n *Namespace) resolveNormal(w *walk) {
+	t := w.p.Tuple()
+	r, ok := n.find(t, w.at)
+	if !ok {
+		w.ct = n.initConntrack(t)
+		w.info = isNew
+		w.say("resolve_normal_ct", "no entry has this tuple: a new, unconfirmed one")
+		return
+	}
+	w.ct = r.e
+	switch {
+	case r.dir == reply:
+		w.info = establishedReply
+	case r.e.status.Has(conntrack.SeenReply):
+		w.info = established
+	default:
+		w.info = isNew
+	}
+	w.say("resolve_normal_ct", "hit the entry of "+r.e.orig.Line()+" in "+[]string{"original", "reply"}[r.dir]+" direction: "+w.info.String())
+}
+
+// initConntrack makes an unconfirmed entry (init_conntrack). Its extensions follow the sysctls of now.
+func (n *Namespace) initConntrack(t conntrack.Tuple) *entry {
+	inv, _ := t.Inverse()
+	n.serial++
+	return &entry{
+		serial: n.serial, orig: t, reply: inv,
+		acct:     n.sysctl("net.netfilter.nf_conntrack_acct", 0) != 0,
+		events:   n.listening,
+		whyReply: "the plain inverse of the original tuple (init_conntrack)",
+	}
+}
+
+// udpPacket is nf_conntrack_udp_packet (nf_conntrack_proto_udp.c), in the generation that the profile
+// names; false means INVALID.
+func (n *Namespace) udpPacket(w *walk) bool {
+	if n.udpError(w) {
+		return false
+	}
+	e, prof := w.ct, n.cfg.Profile
+	if !e.status.Has(conntrack.Confirmed) {
+		e.streamAfter = w.at.Add(n.seconds(2))
+	}
+	if !e.status.Has(conntrack.SeenReply) {
+		n.refresh(w, n.udpTimeout(), "udp_timeout: no reply seen before this packet")
+		return true
+	}
+	stream := prof.Assured == AssuredAtOnce || n.passed(e.streamAfter, w.at, e)
+	if stream {
+		n.refresh(w, n.udpStreamTimeout(), "udp_timeout_stream: a reply was seen"+older(prof))
+	} else {
+		n.refresh(w, n.udpTimeout(), "udp_timeout: a reply was seen, the flow is not older than 2 s")
+	}
+	if (stream || prof.Assured != AssuredAfterTwoSeconds) && !e.status.Has(conntrack.Assured) {
+		e.status |= conntrack.Assured
+		e.pending |= bitAssured
+		e.whyStatus = "assured: " + assuredReason(prof) + " (nf_conntrack_udp_packet)"
+	}
+	return true
+}
+
+func older(p Profile) string {
+	if p.Assured == AssuredAtOnce {
+		return ""
+	}
+	return " and the flow is older than 2 s"
+}
+
+func assuredReason(p Profile) string {
+	if p.Assured == AssuredAfterTwoSeconds {
+		return "a packet came more than 2 s after the first, in a flow that had been answered"
+	}
+	return "a packet came in a flow that had been answered, profile " + p.Name + " does not wait 2 s"
+}
+
+// passed is time_after(now, when): strictly later.
+func (n *Namespace) passed(when, at conntrack.Span, e *entry) bool {
+	return n.reached(when.Add(1), at, fmt.Sprintf("is %s older than 2 s?", e.orig.Line()))
+}
+
+// udpError is udp_error: the length field, and the checksum at PREROUTING.
+func (n *Namespace) udpError(w *walk) bool {
+	switch w.p.Bad {
+	case "":
+		return false
+	case "checksum":
+		if w.local || n.sysctl("net.netfilter.nf_conntrack_checksum", 1) == 0 {
+			return false
+		}
+	}
+	w.say("udp_error", "invalid: bad "+w.p.Bad)
+	return true
+}
+
+// refresh is __nf_ct_refresh_acct: a new timeout, and the packet is counted.
+func (n *Namespace) refresh(w *walk, ticks int64, why string) {
+	e := w.ct
+	if e.acct {
+		c := &e.count[w.info.dir()]
+		c.Packets++
+		c.Bytes += uint64(w.p.Len)
+	}
+	e.touched = w.at
+	if e.status.Has(conntrack.FixedTimeout) {
+		return
+	}
+	e.whyTimeout = why + " (nf_conntrack_udp_packet, __nf_ct_refresh_acct)"
+	if !e.status.Has(conntrack.Confirmed) {
+		e.relative = ticks
+		return
+	}
+	next := w.at.Add(ticks)
+	if gain := next.From - e.expiry.From; n.cfg.Profile.WholeSeconds && gain >= 0 && int64(gain) < n.cfg.HZ {
+		return
+	}
+	w.say("nf_conntrack_udp_packet", fmt.Sprintf("time left %s -> %s", n.left(e.expiry, w.at), n.left(next, w.at)))
+	e.expiry = next
+}
+
+// left is a remaining time for people, in whole seconds as the kernel prints it.
+func (n *Namespace) left(expiry, at conntrack.Span) string {
+	return fmt.Sprintf("%ds", max(0, int64(expiry.To-at.From)/n.cfg.HZ))
+}
+
+// confirm is nf_confirm and __nf_conntrack_confirm: put the entry of a packet in original direction
+// into the table under both tuples. It returns false if the packet is dropped.
+func (n *Namespace) confirm(w *walk) bool {
+	e := w.ct
+	if e == nil || w.info == untracked {
+		return true
+	}
+	if e.status.Has(conntrack.Confirmed) {
+		n.deliverEvents(w, conntrack.Update)
+		return true
+	}
+	if w.info.dir() != original || w.info == related {
+		return true
+	}
+	for _, t := range []conntrack.Tuple{e.orig, e.reply} {
+		if _, taken := n.find(t, w.at); taken {
+			// The tracker's clash resolution (nf_ct_resolve_clash) helps only entries with the same original
+			// tuple or a free reply tuple; here, where packets come one by one, neither is the case.
+			n.stats["insert-failed"]++
+			n.stats["drop"]++
+			w.drop("__nf_conntrack_confirm", "another entry has the tuple "+t.Line())
+			return false
+		}
+	}
+	e.status |= conntrack.Confirmed
+	e.expiry = w.at.Add(e.relative)
+	n.entries = append(n.entries, e)
+	n.byTuple[e.orig] = ref{e, original}
+	n.byTuple[e.reply] = ref{e, reply}
+	w.say("__nf_conntrack_confirm", "in the table under both tuples, "+n.left(e.expiry, w.at)+" left")
+	if e.whyStatus == "" {
+		e.whyStatus = "confirmed at the last hook (__nf_conntrack_confirm)"
+	}
+	n.deliverEvents(w, conntrack.New)
+	return true
+}
