@@ -1,0 +1,115 @@
+// Package trace holds what went into a namespace and what was seen of it, in a text form that parses
+// back, and replays it: the model, driven by the inputs alone, must account for everything seen.
+package trace
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
+)
+
+// Kind is the kind of a record.
+type Kind string
+
+// Inputs: what the namespace was given. A read is one, as it evicts what has expired.
+const (
+	Packet  Kind = "packet"  // DEV PACKET: arrived at the door of PREROUTING
+	ARP     Kind = "arp"     // DEV ADDRESS: a neighbour announced itself
+	Neigh   Kind = "neigh"   // DEV ADDRESS: a neighbour was given up or deleted
+	Rules   Kind = "rules"   // restore|noflush, with the text
+	Sysctl  Kind = "sysctl"  // KEY VALUE
+	Listen  Kind = "listen"  // somebody listens to events from now on
+	Link    Kind = "link"    // DEV up|down
+	Address Kind = "address" // DEV ADDRESS/PREFIX
+	Routing Kind = "route"   // TO dev DEV, or TO via ADDRESS dev DEV
+	Get     Kind = "get"     // TUPLE
+	Dump    Kind = "dump"
+	Delete  Kind = "delete" // TUPLE
+	Flush   Kind = "flush"
+	Create  Kind = "create" // ENTRY
+)
+
+// Seen: what the namespace was observed to do or to hold.
+const (
+	Left   Kind = "left"   // DEV PACKET: left on a device
+	Entry  Kind = "entry"  // ENTRY: read by the get or dump before
+	Absent Kind = "absent" // TUPLE: the get before found nothing
+	Dumped Kind = "dumped" // N: the dump before is complete
+	Event  Kind = "event"  // EVENT
+	Count  Kind = "count"  // N: entries in the namespace
+	Stats  Kind = "stats"  // NAME N ...: counters since the namespace was made
+	Hits   Kind = "hits"   // with the text of iptables-save -c
+	State  Kind = "state"  // sysctl|links|addresses|routes, with one line each
+)
+
+// inputs tells inputs from observations; a kind that is in neither list does not exist.
+func (k Kind) input() bool {
+	switch k {
+	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, Routing, Get, Dump, Delete, Flush, Create:
+		return true
+	}
+	return false
+}
+
+func (k Kind) seen() bool {
+	switch k {
+	case Left, Entry, Absent, Dumped, Event, Count, Stats, Hits, State:
+		return true
+	}
+	return false
+}
+
+// Record is one input or one observation.
+type Record struct {
+	At   time.Duration  // since the recording began
+	Span conntrack.Span // the ticks within which the kernel acted
+	Kind Kind
+	Args string // as the kind's comment says
+	Text string // several lines, for the kinds that have a text
+}
+
+// Input reports whether the record is an input.
+func (r Record) Input() bool { return r.Kind.input() }
+
+// String is the record's line.
+func (r Record) String() string {
+	side := "seen"
+	if r.Input() {
+		side = "in  "
+	}
+	s := fmt.Sprintf("%s %11.6f %s %s", side, r.At.Seconds(), r.Span, r.Kind)
+	if r.Args != "" {
+		s += " " + r.Args
+	}
+	return s
+}
+
+// Header says where and how a trace was recorded.
+type Header struct {
+	Lab     string
+	Node    string
+	Kernel  string            // release, as uname -r prints it
+	Profile string            // the model's profile that was found by probing
+	Assured model.AssuredRule // the one rule that probing decides
+	HZ      int64
+	Lost    []string // evidence that was lost; the comparison is inconclusive
+	Names   []Name   // for people
+}
+
+// Name says whose an address is.
+type Name struct {
+	Name string
+	Addr netip.Addr
+}
+
+// Trace is the record of one namespace, in the order of time.
+type Trace struct {
+	Header
+	Records []Record
+}
+
+// PacketArgs are the arguments of a Packet or Left record.
+func PacketArgs(dev string, p *conntrack.Packet) string { return dev + " " + p.Line() }
