@@ -292,8 +292,10 @@ func (n *Namespace) tracking() bool {
 // Stats are the counters of conntrack -S that have moved.
 func (n *Namespace) Stats() map[string]uint32 { return n.stats }
 
-// Count is the range in which the namespace's count of entries may lie: entries that have certainly
-// not expired at the Span, and those that may still wait to be collected.
+// Count is the range in which the namespace's count of entries may lie. Besides the live ones it holds
+// those whose time may be up but that nothing has collected, and those that were taken out of the table
+// while a packet that waits for its neighbour still refers to them (nf_conntrack_free runs with the last
+// reference).
 func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 	for _, e := range n.entries {
 		if e.expiry.From > at.To {
@@ -301,5 +303,13 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 		}
 		most++
 	}
-	return least, most
+	held := map[*entry]bool{}
+	for _, s := range n.neigh {
+		for _, q := range s.queue {
+			if q.ct != nil && q.ct.status.Has(conntrack.Dying) {
+				held[q.ct] = true
+			}
+		}
+	}
+	return least + len(held), most + len(held)
 }

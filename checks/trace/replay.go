@@ -85,9 +85,11 @@ type hypothesis struct {
 	lefts   []model.Left
 	events  []model.Event
 	early   []Record // own packets whose cause is not recorded yet
+	ended   bool     // the tap is closed
 	ids     map[int]uint32
 	reading []model.Predicted // what the last read must find
 	single  bool              // the last read was a get
+	open    bool              // what the last read found has not been told yet
 	choices []model.Choice
 	packets []Handled
 	fields  int
@@ -284,12 +286,12 @@ func (h *hypothesis) feedTable(r Record) error {
 		if err != nil {
 			return err
 		}
-		h.reading, h.single = nil, true
+		h.reading, h.single, h.open = nil, true, true
 		if p, ok := n.Get(r.Span, t); ok {
 			h.reading = []model.Predicted{p}
 		}
 	case Dump:
-		h.reading, h.single = n.Dump(r.Span), false
+		h.reading, h.single, h.open = n.Dump(r.Span), false, true
 	case Delete:
 		t, err := conntrack.ParseTuple(r.Args)
 		if err != nil {
@@ -311,7 +313,7 @@ func (h *hypothesis) feedTable(r Record) error {
 // predict queues packets that must be seen leaving; those whose cause came late may have been seen.
 func (h *hypothesis) predict(lefts []model.Left) {
 	for _, l := range lefts {
-		if l.Late && h.takeEarly(l) {
+		if l.Late && h.takeEarly(l) || h.ended {
 			continue
 		}
 		h.lefts = append(h.lefts, l)
@@ -391,15 +393,11 @@ func (h *hypothesis) see(r Record) []Difference {
 	case Entry:
 		return h.seeEntry(r)
 	case Absent:
-		h.reads++
-		h.fields++
-		if len(h.reading) > 0 {
-			p := h.reading[0]
-			h.reading = nil
-			return []Difference{{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout}}
-		}
+		return h.seeAbsent(r)
 	case Dumped:
 		return h.seeDumped(r)
+	case Ended:
+		h.ended = true
 	case Event:
 		return h.seeEvent(r)
 	case Count:
@@ -443,11 +441,35 @@ func (h *hypothesis) seeLeft(r Record) []Difference {
 	return []Difference{{r, "packet", "left", r.Args, "nothing leaves", ""}}
 }
 
+// unread is the difference of something that was read without a read in the inputs.
+func unread(r Record) []Difference {
+	return []Difference{{r, "table", "read", r.Args, "no read", "a get or dump must stand before what it found"}}
+}
+
+func (h *hypothesis) seeAbsent(r Record) []Difference {
+	if !h.open || !h.single {
+		return unread(r)
+	}
+	h.open = false
+	h.reads++
+	h.fields++
+	if len(h.reading) == 0 {
+		return nil
+	}
+	p := h.reading[0]
+	h.reading = nil
+	return []Difference{{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout}}
+}
+
 func (h *hypothesis) seeEntry(r Record) []Difference {
 	e, err := conntrack.ParseEntry(r.Args)
 	if err != nil {
 		return []Difference{{r, "entry", "line", r.Args, "", err.Error()}}
 	}
+	if !h.open {
+		return unread(r)
+	}
+	h.open = !h.single
 	h.reads++
 	how := byDump
 	if h.single {
@@ -465,6 +487,10 @@ func (h *hypothesis) seeEntry(r Record) []Difference {
 }
 
 func (h *hypothesis) seeDumped(r Record) (diffs []Difference) {
+	if !h.open || h.single {
+		return unread(r)
+	}
+	h.open = false
 	h.reads++
 	h.fields++
 	for _, p := range h.reading {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -178,10 +179,10 @@ func (p *parser) record(side, rest string) error {
 	span, rest, _ := strings.Cut(rest, " ")
 	kind, args, _ := strings.Cut(rest, " ")
 	seconds, err := strconv.ParseFloat(at, 64)
-	if err != nil || seconds < -1e6 || seconds > 1e6 {
+	if err != nil || !(math.Abs(seconds) < 1e6) {
 		return fmt.Errorf("time %q: want seconds", at)
 	}
-	r := Record{At: time.Duration(seconds*1e6+0.5) * time.Microsecond, Kind: Kind(kind), Args: args}
+	r := Record{At: time.Duration(math.Round(seconds*1e6)) * time.Microsecond, Kind: Kind(kind), Args: args}
 	if r.Span, err = conntrack.ParseSpan(span); err != nil {
 		return err
 	}

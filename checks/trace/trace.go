@@ -42,6 +42,7 @@ const (
 	Count  Kind = "count"  // N: entries in the namespace
 	Stats  Kind = "stats"  // NAME N ...: counters since the namespace was made
 	Hits   Kind = "hits"   // with the text of iptables-save -c
+	Ended  Kind = "ended"  // the tap was closed: what leaves from now on is not seen
 	State  Kind = "state"  // sysctl|links|addresses|routes, with one line each
 )
 
@@ -56,7 +57,7 @@ func (k Kind) input() bool {
 
 func (k Kind) seen() bool {
 	switch k {
-	case Left, Entry, Absent, Dumped, Event, Count, Stats, Hits, State:
+	case Left, Entry, Absent, Dumped, Event, Count, Stats, Hits, State, Ended:
 		return true
 	}
 	return false
