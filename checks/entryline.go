@@ -412,7 +412,7 @@ func DidYouMean(text string, candidates []string, orElse string) string {
 // a slip of the fingers.
 func Nearest(text string, candidates []string) string {
 	const most = 300 // of a huge lab's names: a hint must not cost more than the rest
-	limit := 1 + len(text)/5
+	limit := min(3, 1+len(text)/5)
 	best := ""
 	for _, c := range candidates[:min(most, len(candidates))] {
 		if d := distance(text, c, limit); d <= limit && c != text {
@@ -423,18 +423,23 @@ func Nearest(text string, candidates []string) string {
 }
 
 // distance counts the letters that were left out, added, changed or swapped with their neighbour; any
-// number above the limit stands for more than the limit.
+// number above the limit stands for more than the limit. Only the band of the table is filled in which
+// a number within the limit can stand.
 func distance(a, b string, limit int) int {
 	if diff := len(a) - len(b); diff > limit || -diff > limit || len(a) > 63 {
 		return limit + 1
 	}
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	before, last, row := make([]int, len(b)+2), make([]int, len(b)+2), make([]int, len(b)+2)
 	for j := range last {
 		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
+		from, to := max(1, i-limit), min(len(b), i+limit)
+		row[from-1], row[to+1] = limit+1, limit+1
+		if from == 1 {
+			row[0] = i
+		}
+		for j := from; j <= to; j++ {
 			cost := 1
 			if a[i-1] == b[j-1] {
 				cost = 0

@@ -281,3 +281,18 @@ func FuzzEntryLine(f *testing.F) {
 		check(w, err)
 	})
 }
+
+// TestDistance holds the banded table against the whole one.
+func TestDistance(t *testing.T) {
+	words := []string{"", "a", "ab", "ba", "abc", "acb", "bca", "abcd", "badc", "assured", "asured", "unassured", "seen-reply", "seenreply", "destroy"}
+	for _, a := range words {
+		for _, b := range words {
+			want := distance(a, b, 63)
+			for limit := 1; limit < 5; limit++ {
+				if got := distance(a, b, limit); got != want && (got <= limit || want <= limit) {
+					t.Errorf("%q %q within %d: %d, want %d", a, b, limit, got, want)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ctlab/checks/model"
+	"ctlab/lab"
+	"ctlab/labs"
+)
+
+// loadLab reads a lab from a file or, if there is no such file and the argument is a bare name, from the
+// bundled ones.
+func loadLab(arg, variant string) (*lab.Lab, error) {
+	if !strings.ContainsAny(arg, "/.") {
+		if src, ok := labs.Read(arg); ok {
+			return lab.Load(arg, src, variant)
+		}
+		if _, err := os.Stat(arg); err != nil {
+			return nil, fmt.Errorf("no lab %q: neither a file nor one of: %s", arg, strings.Join(labs.Names(), ", "))
+		}
+	}
+	return lab.ReadFile(arg, variant)
+}
+
+// badInput prints what is wrong with a lab as it is, editors jump to its first words.
+func badInput(stderr io.Writer, err error) error {
+	if list, ok := err.(lab.Errors); ok {
+		fmt.Fprintln(stderr, strings.TrimRight(list.Error(), "\n"))
+		return exit(exitBadInput, nil)
+	}
+	return exit(exitBadInput, err)
+}
+
+func newCheck() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check LAB...",
+		Short: "validate labs, and do nothing else",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var failed error
+			for _, arg := range args {
+				l, err := loadLab(arg, "")
+				if err != nil {
+					failed = badInput(cmd.ErrOrStderr(), err)
+					continue
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: ok, %d nodes, %d steps, %d variants\n", arg, len(l.Nodes), len(l.Steps), len(l.Variants))
+			}
+			return failed
+		},
+	}
+}
+
+func newLabs() *cobra.Command {
+	return &cobra.Command{
+		Use:   "labs [NAME]",
+		Short: "list the bundled labs, or print one",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out := cmd.OutOrStdout()
+			if len(args) == 1 {
+				src, ok := labs.Read(args[0])
+				if !ok {
+					return exit(exitBadInput, fmt.Errorf("no bundled lab %q; there are: %s", args[0], strings.Join(labs.Names(), ", ")))
+				}
+				_, err := out.Write(src)
+				return err
+			}
+			for _, name := range labs.Names() {
+				l, err := loadLab(name, "")
+				if err != nil {
+					return exit(exitBroken, err)
+				}
+				fmt.Fprintf(out, "%-18s %s\n", name, l.About)
+				for _, v := range l.Variants {
+					fmt.Fprintf(out, "  %-22s %s\n", v.Name, v.About)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "print version, build and the kernels that the model knows",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			version := "(built without version control)"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						version = s.Value
+					}
+				}
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "ctlab %s, %s %s/%s; model: %s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH, strings.Join(model.ProfileNames(), " "))
+			return err
+		},
+	}
+}

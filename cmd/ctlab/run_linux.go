@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"ctlab/lab"
+	"ctlab/lab/live"
+	"ctlab/topology"
+)
+
+// newWorld is the kernel's world, and the way to look into its nodes.
+func newWorld(l *lab.Lab) (lab.World, func() []handle) {
+	w := live.New(l)
+	return w, func() []handle {
+		var out []handle
+		for _, n := range l.Nodes {
+			command := "ip address"
+			if n.Router {
+				command = "conntrack -L"
+			}
+			out = append(out, handle{n.Name, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.FD(n.Name)), command})
+		}
+		return out
+	}
+}
+
+// able says early, before anything is built, whether labs can be played here.
+func able() error {
+	if os.Geteuid() != 0 {
+		return exit(exitCannotRun, errors.New("playing labs needs root: sudo ctlab "+strings.Join(os.Args[1:], " ")))
+	}
+	return nil
+}
+
+// cannotRun names what this machine lacks and the command that mends it, or is nil.
+func cannotRun(err error) error {
+	switch {
+	case errors.Is(err, topology.ErrNoIptables):
+		return fmt.Errorf("%w: apt-get install iptables", err)
+	case errors.Is(err, live.ErrNoConntrack):
+		return fmt.Errorf("%w: modprobe nf_conntrack", err)
+	case errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("%w: run as root, with CAP_SYS_ADMIN and CAP_NET_ADMIN", err)
+	}
+	return nil
+}

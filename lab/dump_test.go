@@ -1,0 +1,110 @@
+package lab
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// dump writes everything that a lab holds, a line for each thing, so that a test can compare it whole.
+func dump(l *Lab) string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("lab %s variant %q about %q says %q why %q refs %q skip %q", l.Name, l.Variant, l.About, l.Says, l.Why, l.Refs, l.SkipModel)
+	for _, n := range l.Nodes {
+		p("node %s %d:%d router %t address %s uplink %q port %q gateway %s anchor %t %v", n.Name, n.Pos.Line, n.Pos.Col, n.Router, n.Address, n.Uplink, n.Port, n.Gateway, n.Anchor, n.Sysctls)
+	}
+	for _, s := range l.Services {
+		p("service %s %d:%d on %v vip %s ports %v backends %v balance %s cleanup %s", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.VIP, s.Ports, s.Backends, s.Balance, s.Cleanup)
+	}
+	for _, s := range l.Servers {
+		p("server %s %d:%d on %s port %d", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.Port)
+	}
+	for _, c := range l.Clients {
+		p("client %s %d:%d on %s control %t server %s to %s asks %s from %d timeout %s connected %t", c.Name, c.Pos.Line, c.Pos.Col, c.On, c.Control, c.Server, c.To, c.Question, c.SourcePort, c.Timeout, c.Connected)
+	}
+	for _, s := range l.Steps {
+		dumpStep(p, s)
+	}
+	for _, v := range l.Variants {
+		p("variant %s %d:%d %q", v.Name, v.Pos.Line, v.Pos.Col, v.About)
+	}
+	return b.String()
+}
+
+func dumpStep(p func(string, ...any), s *Step) {
+	at := time.Duration(-1)
+	if s.At != nil {
+		at = *s.At
+	}
+	p("step %d %s %q %d:%d at %s after %s every %s", s.Index, s.Kind, s.Name, s.Pos.Line, s.Pos.Col, at, s.After, s.Every)
+	switch s.Kind {
+	case Query:
+		p("  clients %v count %d", s.Clients, s.Count)
+	case Restart:
+		p("  server %s on %s death %s", s.Server, s.On, s.Death)
+	case Wait:
+		p("  wait %s", s.Wait)
+	case SetSysctl:
+		p("  nodes %v set %v", s.Nodes, s.Sysctls)
+	case Table:
+		p("  nodes %v flush %t", s.Nodes, s.Flush)
+		if s.Delete != nil {
+			p("  delete %q", s.Delete.Text)
+		}
+	case Check:
+		p("  nodes %v", s.Nodes)
+	}
+	if s.Want != nil {
+		dumpWant(p, s.Want)
+	}
+}
+
+func number(n Number) string {
+	return fmt.Sprintf("%d:%d [%s] all %t same-as %q text %q", n.Pos.Line, n.Pos.Col, n.Range, n.All, n.SameAs, n.Text)
+}
+
+func dumpWant(p func(string, ...any), w *Want) {
+	p("  want %d:%d", w.Pos.Line, w.Pos.Col)
+	dumpTraffic(p, "   ", w.Traffic)
+	for _, e := range w.Entries {
+		p("    entry %d:%d %s x %q", e.Pos.Line, e.Pos.Col, e.Want.Times, e.Want.Text)
+	}
+	for _, e := range w.Table {
+		p("    table %d:%d %s x %q", e.Pos.Line, e.Pos.Col, e.Want.Times, e.Want.Text)
+	}
+	if w.HasTable {
+		p("    table of %d", len(w.Table))
+	}
+	for _, r := range w.RuleHits {
+		p("    rule-hits %d:%d %s %s", r.Pos.Line, r.Pos.Col, r.Rule, number(r.N))
+	}
+	for _, c := range w.Counters {
+		p("    counter %d:%d %s %s", c.Pos.Line, c.Pos.Col, c.Name, number(c.N))
+	}
+	if w.Still {
+		p("    counters unchanged %d:%d", w.StillPos.Line, w.StillPos.Col)
+	}
+	if w.Stale != nil {
+		p("    stale %s", number(*w.Stale))
+	}
+	for _, e := range w.Events {
+		p("    event %d:%d no %t %s %q", e.Pos.Line, e.Pos.Col, e.No, e.Kind, e.Want.Text)
+	}
+	if w.Deleted != nil {
+		p("    deleted %s", number(*w.Deleted))
+	}
+}
+
+func dumpTraffic(p func(string, ...any), indent string, t *TrafficWant) {
+	if t == nil {
+		return
+	}
+	for _, c := range t.Counts {
+		p("%s %s %d:%d %s", indent, c.What, c.Pos.Line, c.Pos.Col, number(c.N))
+	}
+	for _, b := range t.By {
+		p("%s by %s %d:%d %s", indent, b.Node, b.Pos.Line, b.Pos.Col, number(b.N))
+	}
+	dumpTraffic(p, indent+" control", t.Control)
+}

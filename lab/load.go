@@ -1,0 +1,174 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// ReadFile reads and validates the lab file at path; see Load.
+func ReadFile(path, variant string) (*Lab, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	defer f.Close()
+	// A file that grows, a pipe or a device has no size worth asking for, so one byte too many is read.
+	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	return Load(path, src, variant)
+}
+
+func fileError(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: no such file: %w", path, fs.ErrNotExist)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: not readable: %w", path, fs.ErrPermission)
+	case errors.Is(err, syscall.EISDIR):
+		return fmt.Errorf("%s: a folder, not a lab file", path)
+	}
+	return err
+}
+
+// Load reads and validates a lab. With a variant it is the lab that the variant makes; without one it is
+// the lab as it is, and every variant is validated too. What is wrong with the text is an Errors.
+func Load(file string, src []byte, variant string) (*Lab, error) {
+	s := &source{file: file}
+	root := parse(s, strings.TrimPrefix(string(src), "\uFEFF"))
+	if root == nil {
+		return nil, s.finish()
+	}
+	variants := readVariants(s, root)
+	wanted := -1
+	for i, v := range variants {
+		if v.name.text == variant {
+			wanted = i
+		}
+	}
+	if variant != "" && wanted < 0 {
+		return nil, noVariant(file, variant, variants)
+	}
+	base, problems := decode(s, root)
+	if variant == "" {
+		s.errs = append(s.errs, problems...)
+		validateVariants(s, root, variants, problems)
+	} else {
+		base = decodeVariant(s, root, variants[wanted], problems)
+	}
+	if len(s.errs) > 0 {
+		return nil, s.finish()
+	}
+	for _, v := range variants {
+		base.Variants = append(base.Variants, Variant{Pos{file, v.name.line, v.name.col}, v.name.text, v.about})
+	}
+	base.Variant = variant
+	return base, nil
+}
+
+// decode turns a tree into a lab, or into what is wrong with it.
+func decode(s *source, root *node) (*Lab, Errors) {
+	d := &decoder{
+		source: &source{file: s.file, lines: s.lines}, lab: &Lab{File: s.file}, names: newNames(),
+		sections: map[string]*node{}, broken: map[string]bool{},
+	}
+	if d.isMap("the file", root, "a map that begins with lab: NAME") {
+		d.top(root)
+	}
+	return d.lab, d.errs
+}
+
+// topKeys are the keys of a file. Sections are only kept here: they refer to each other, so they are
+// read in an order of their own.
+func topKeys() []key[*Lab] {
+	return append([]key[*Lab]{
+		{"lab", func(d *decoder, l *Lab, f field) {
+			if d.isScalar(f, "the lab's name") && d.isName(f.value, "lab") {
+				l.Name = f.value.text
+			}
+		}},
+		{"about", func(d *decoder, l *Lab, f field) { l.About = d.text(f) }},
+		{"says", func(d *decoder, l *Lab, f field) { l.Says = d.texts(f) }},
+		{"why", readWhy},
+		{"refs", func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
+		{"model", readModel},
+		{"nodes", section(mapping, "a map of nodes by their names")},
+		{"services", section(mapping, "a map of services by their names")},
+		{"servers", section(mapping, "a map of servers by their names")},
+		{"clients", section(mapping, "a map of clients by their names")},
+		{"steps", section(sequence, "a list of steps")},
+		{"variants", func(*decoder, *Lab, field) {}}, // read before the rest
+	}, later[*Lab]("needs", "include", "links")...)
+}
+
+func section(want kind, what string) func(*decoder, *Lab, field) {
+	return func(d *decoder, _ *Lab, f field) {
+		if f.value.kind != want {
+			d.wrongKind(f.name(), f.value, what)
+			d.broken[f.name()] = true
+			return
+		}
+		d.sections[f.name()] = f.value
+	}
+}
+
+func readWhy(d *decoder, l *Lab, f field) {
+	if d.isScalar(f, "a text") {
+		l.Why = f.value.text
+	}
+}
+
+func readModel(d *decoder, l *Lab, f field) {
+	if !d.isMap(f.name(), f.value, "a map, such as {skip: WHY}") {
+		return
+	}
+	keys := append([]key[*Lab]{
+		{"skip", func(d *decoder, l *Lab, f field) { l.SkipModel = d.text(f) }},
+	}, later[*Lab]("kernel")...)
+	readMap(d, "model", f.value.fields, keys, l)
+	if len(f.value.fields) == 0 {
+		d.fail(f.value, "model: {skip: WHY}", "model: an empty map")
+	}
+}
+
+func (d *decoder) texts(f field) []string {
+	var out []string
+	for _, item := range d.list(f) {
+		out = append(out, d.text(item))
+	}
+	return out
+}
+
+// top reads the file. Names are collected first, so that it does not matter where a section stands.
+func (d *decoder) top(root *node) {
+	readMap(d, "", root.fields, topKeys(), d.lab)
+	for _, required := range []string{"lab", "nodes", "steps"} {
+		if root.find(required) < 0 {
+			d.report(root.line, root.col, 1, requiredHint(required), fmt.Sprintf("%q is missing", required))
+			d.broken[required] = true
+		}
+	}
+	d.declareAll(d.names.places, "nodes", "node", 5000)
+	d.declareAll(d.names.places, "services", "service", 5000)
+	d.declareAll(d.names.programs, "servers", "server", 5000)
+	d.declareAll(d.names.programs, "clients", "client", 10000)
+	d.readNodes()
+	d.readServices()
+	d.readServers()
+	d.readClients()
+	d.readSteps()
+}
+
+func requiredHint(section string) string {
+	return map[string]string{
+		"lab":   "lab: NAME",
+		"nodes": "nodes: {node: {kind: router}, app: {}}",
+		"steps": "steps: [{query: CLIENT}]",
+	}[section]
+}

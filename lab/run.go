@@ -1,0 +1,190 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ctlab/checks/model"
+	"ctlab/checks/trace"
+)
+
+// Result is everything about one run of a lab.
+type Result struct {
+	Lab         *Lab
+	Setting     Setting
+	Steps       []StepResult
+	Evidence    Evidence
+	Comparisons []trace.Report // one a tracked node
+	Err         error          // why the run ended early, or nil
+	CloseErr    error          // what went wrong when the network was taken down
+	Wall        time.Duration  // from Build to Close
+}
+
+// StepResult is a step, its outcome and what it was held against.
+type StepResult struct {
+	Step    *Step
+	Outcome Outcome
+	Wants   []WantResult
+}
+
+// OK reports whether every want of the step was met.
+func (s StepResult) OK() bool {
+	for _, w := range s.Wants {
+		if !w.OK {
+			return false
+		}
+	}
+	return true
+}
+
+// Own is the time that ctlab itself took: the whole run less the waits of the script.
+func (r *Result) Own() time.Duration { return r.Wall - r.Evidence.Waits }
+
+// Wants counts the wants that were met, and all.
+func (r *Result) Wants() (met, all int) {
+	for _, s := range r.Steps {
+		for _, w := range s.Wants {
+			all++
+			if w.OK {
+				met++
+			}
+		}
+	}
+	return met, all
+}
+
+// Verdict of a run, in the order in which one outweighs the other.
+type Verdict string
+
+// The verdicts of a run.
+const (
+	Pass         Verdict = "PASS"
+	Fail         Verdict = "FAIL"         // a want was not met, or kernel and model differ
+	Unclear      Verdict = "INCONCLUSIVE" // evidence was lost
+	Broken       Verdict = "BROKEN"       // something broke, or was left behind
+	Interrupted  Verdict = "INTERRUPTED"
+	cleanupLimit         = 10 * time.Second
+)
+
+// Verdict of the run.
+func (r *Result) Verdict() Verdict {
+	switch {
+	case errors.Is(r.Err, context.Canceled):
+		return Interrupted
+	case r.Err != nil || r.CloseErr != nil:
+		return Broken
+	}
+	met, all := r.Wants()
+	unclear := false
+	if r.Lab.SkipModel == "" {
+		for _, c := range r.Comparisons {
+			if c.Verdict() == trace.Different {
+				return Fail
+			}
+			unclear = unclear || c.Verdict() == trace.Inconclusive
+		}
+	}
+	switch {
+	case met != all:
+		return Fail
+	case unclear:
+		return Unclear
+	}
+	return Pass
+}
+
+// Progress is told what happens, for a person who waits.
+type Progress func(what string)
+
+// Options of a run.
+type Options struct {
+	Profile  *model.Profile        // in place of the one that the world finds by probing
+	Progress Progress              // nil: nobody waits
+	Keep     func(context.Context) // called when the steps are over and the network still stands
+}
+
+// Run plays a lab in a world. Whatever happens, the world is closed, and what was seen until then is in
+// the Result.
+func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
+	r := &Result{Lab: l}
+	progress := opt.Progress
+	if progress == nil {
+		progress = func(string) {}
+	}
+	start := time.Now()
+	progress("building " + l.Name)
+	r.Setting, r.Err = w.Build(ctx)
+	if r.Err == nil {
+		r.Err = r.play(ctx, w, progress)
+	}
+	if opt.Keep != nil && !errors.Is(r.Err, context.Canceled) {
+		kept := time.Now()
+		opt.Keep(ctx)
+		start = start.Add(time.Since(kept)) // looking around is not part of the run
+	}
+	// Teardown has its own deadline and does not care that the run was interrupted.
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	r.Evidence, r.CloseErr = w.Close(cctx)
+	r.Wall = time.Since(start)
+	progress("comparing with the model")
+	r.compare(opt.Profile)
+	return r
+}
+
+func (r *Result) play(ctx context.Context, w World, progress Progress) error {
+	ended := time.Duration(0)
+	for _, s := range r.Lab.Steps {
+		begin := ended + s.After
+		if s.At != nil {
+			begin = max(begin, *s.At)
+		}
+		progress(fmt.Sprintf("step %d of %d: %s", s.Index, len(r.Lab.Steps), s.Title()))
+		if err := w.WaitUntil(ctx, begin); err != nil {
+			return err
+		}
+		out, err := w.Do(ctx, s)
+		ended = out.Ended
+		res := StepResult{Step: s, Outcome: out}
+		if err == nil {
+			res.Wants = judge(r, s, &out)
+		}
+		r.Steps = append(r.Steps, res)
+		if errors.Is(err, context.Canceled) {
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("%s: step %d (%s): %w", s.Pos, s.Index, s.Title(), err)
+		}
+	}
+	return nil
+}
+
+// compare replays each trace through the model. A lab that leaves the model out says why.
+func (r *Result) compare(override *model.Profile) {
+	for _, t := range r.Evidence.Traces {
+		p, err := TraceProfile(t.Header)
+		if override != nil {
+			p, err = *override, nil
+		}
+		if err != nil {
+			r.CloseErr = errors.Join(r.CloseErr, err)
+			continue
+		}
+		r.Comparisons = append(r.Comparisons, trace.Replay(t, p))
+	}
+}
+
+// TraceProfile is the profile that a trace was recorded under: its release's, with what probing found.
+func TraceProfile(h trace.Header) (model.Profile, error) {
+	p, err := model.ProfileFor(h.Profile)
+	if err != nil {
+		return p, fmt.Errorf("trace of %s: %w", h.Node, err)
+	}
+	if h.Assured != "" {
+		p.Assured = h.Assured
+	}
+	return p, nil
+}

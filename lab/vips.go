@@ -1,0 +1,117 @@
+package lab
+
+import (
+	"net/netip"
+	"strings"
+
+	"ctlab/checks"
+)
+
+// vipPool is where services without a VIP get theirs.
+func vipPool() netip.Prefix { return netip.MustParsePrefix("10.96.0.0/16") }
+
+const firstVIP = 10 // as a cluster's DNS service has
+
+// assignVIPs reads the VIPs that the lab gives and deals out the next free ones to the other services.
+func (d *decoder) assignVIPs(drafts []*serviceDraft) {
+	subnets := d.subnets()
+	taken := map[netip.Addr]*Service{}
+	for _, s := range drafts {
+		if s.vip.key == nil || !d.readVIP(s, subnets) {
+			continue
+		}
+		if other := taken[s.VIP]; other != nil {
+			d.fail(s.vip.value, "each service has its own; without vip: it gets a free one", "%s: %s is the VIP of %s (line %d)", s.Name, s.VIP, other.Name, other.Pos.Line)
+			continue
+		}
+		taken[s.VIP] = s.Service
+	}
+	next := vipPool().Addr()
+	for range firstVIP - 1 {
+		next = next.Next()
+	}
+	for _, s := range drafts {
+		if s.vip.key != nil {
+			continue
+		}
+		for next = next.Next(); taken[next] != nil || subnets.of(next) != nil; next = next.Next() {
+			if !vipPool().Contains(next) {
+				break
+			}
+		}
+		if s.VIP = next; !vipPool().Contains(next) {
+			d.fail(s.name, "give it a vip", "%s: no VIP is left in %s", s.Name, vipPool())
+			return
+		}
+	}
+}
+
+func (d *decoder) readVIP(s *serviceDraft, subnets subnets) bool {
+	f := s.vip
+	if f.value.kind == sequence {
+		d.fail(f.value, "", "vip: more than one address is not supported yet")
+		return false
+	}
+	if !d.isScalar(f, "an address such as 10.96.0.10") {
+		return false
+	}
+	a, err := netip.ParseAddr(f.value.text)
+	switch n := subnets.of(a); {
+	case strings.Count(f.value.text, ":") > 1:
+		d.fail(f.value, "", "vip: IPv6 is not supported yet")
+	case err != nil:
+		d.fail(f.value, "such as 10.96.0.10", "vip: %s is no address", checks.Quote(f.value.text))
+	case !usable(a):
+		d.fail(f.value, "such as 10.96.0.10", "vip: no service can have %s", a)
+	case n != nil:
+		d.fail(f.value, "hosts would ask for it by ARP; try "+d.freeVIP(subnets), "%s: the VIP lies in %s's subnet %s", s.Name, n.Name, n.Address.Masked())
+	default:
+		s.VIP = a
+		return true
+	}
+	return false
+}
+
+// freeVIP is a VIP for a hint.
+func (d *decoder) freeVIP(subnets subnets) string {
+	for _, text := range []string{"10.96.0.10", "172.30.0.10", "192.168.96.10"} {
+		if a := netip.MustParseAddr(text); subnets.of(a) == nil {
+			return text
+		}
+	}
+	return "another one"
+}
+
+// subnets finds the subnet of an address by one look-up for each length that occurs.
+type subnets struct {
+	lengths []int
+	nodes   map[netip.Prefix]*Node
+}
+
+func (d *decoder) subnets() subnets {
+	s := subnets{nodes: map[netip.Prefix]*Node{}}
+	lengths := map[int]bool{}
+	for _, n := range d.lab.Nodes {
+		if !n.Address.IsValid() {
+			continue
+		}
+		if bits := n.Address.Bits(); !lengths[bits] {
+			lengths[bits] = true
+			s.lengths = append(s.lengths, bits)
+		}
+		if p := n.Address.Masked(); s.nodes[p] == nil {
+			s.nodes[p] = n
+		}
+	}
+	return s
+}
+
+// of is a node whose subnet holds the address, or nil.
+func (s subnets) of(a netip.Addr) *Node {
+	for _, bits := range s.lengths {
+		if p, err := a.Prefix(bits); err == nil && s.nodes[p] != nil {
+			return s.nodes[p]
+		}
+	}
+	return nil
+}

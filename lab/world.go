@@ -1,0 +1,101 @@
+package lab
+
+import (
+	"context"
+	"time"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/trace"
+)
+
+// World plays a lab's steps: the kernel's world (lab/live) with real time, or a simulated one. All times
+// are counted from the start of the first step.
+type World interface {
+	// Build makes the network, starts the servers and opens the clients' sockets.
+	Build(ctx context.Context) (Setting, error)
+	// Now is the time since the first step began.
+	Now() time.Duration
+	// WaitUntil waits for a moment.
+	WaitUntil(ctx context.Context, at time.Duration) error
+	// Do plays one step. An Outcome may come with an error: it holds what there was before it.
+	Do(ctx context.Context, s *Step) (Outcome, error)
+	// Close reads everything once more, takes the network down and hands over the evidence. It must be
+	// called after Build, also if that failed.
+	Close(ctx context.Context) (Evidence, error)
+}
+
+// Setting says where a lab is played.
+type Setting struct {
+	Kernel   string // release
+	Iptables string // version
+	Profile  string // of the model
+	Probed   string // what probing found
+	Nodes    int
+	Took     time.Duration // of Build
+}
+
+// Outcome is what came of a step.
+type Outcome struct {
+	Began, Ended time.Duration
+	Attempts     []Attempt
+	Restarted    *Restarted
+	Deleted      []conntrack.Entry // by a cleanup or a conntrack step
+	Snapshots    []Snapshot        // check
+}
+
+// Attempt is one request of a client and what became of it.
+type Attempt struct {
+	Client  string
+	Number  int // of the client's requests in this run, from 1
+	Control bool
+	Node    string // the tracked node on its way
+	Tuple   conntrack.Tuple
+	At      time.Duration
+	Class   Class
+	By      string // the node of the server that answered
+	Took    time.Duration
+	Err     string
+	Before  *Seen // the flow's entry just before sending; nil if there was none
+	After   *Seen // and after the outcome
+}
+
+// Seen is an entry that was read.
+type Seen struct {
+	At    time.Duration
+	Entry conntrack.Entry
+	Stale bool          // the present rules could not give its first packet this binding
+	Age   time.Duration // since the flow's last packet was sent, or below 0 if unknown
+}
+
+// Restarted is what a restart did.
+type Restarted struct {
+	Server, From, To string
+	Death            Death
+	Services         []string // whose rules were replaced
+	Cleanup          Cleanup
+}
+
+// Snapshot is a node's table, counters and events at a check.
+type Snapshot struct {
+	Node    string
+	At      time.Duration
+	Entries []Seen
+	Hits    map[string]uint64 // packets by rule comment
+	Stats   map[string]uint32 // counters of conntrack -S, since the node was made
+	Events  []conntrack.Event // since the node was made
+}
+
+// Evidence is what is left when the network is gone.
+type Evidence struct {
+	Traces []trace.Trace
+	Final  []Snapshot     // the last read of each tracked node
+	Asked  map[string]int // questions that reached each server, by the node on which it ran
+	Waits  time.Duration  // time that the script waited: pauses, and outcomes of requests
+	Taken  []Phase        // where ctlab's own time went
+}
+
+// Phase is a part of ctlab's own time.
+type Phase struct {
+	Name string
+	Took time.Duration
+}
