@@ -31,7 +31,6 @@ type Server struct {
 	done     sync.WaitGroup
 	mu       sync.Mutex
 	log      []Query
-	err      error
 }
 
 // Start serves on the sockets, and closes them in the end. identity says who answers. It returns when

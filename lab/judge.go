@@ -236,7 +236,10 @@ func (j *judgement) entry(w *PlacedEntry, s *Snapshot) {
 }
 
 func plural(n int64, one, many string) string {
-	if n == 1 {
+	switch n {
+	case 0:
+		return "no " + one
+	case 1:
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)

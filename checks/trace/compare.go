@@ -36,9 +36,8 @@ func optional(f conntrack.Fields, text func(*conntrack.Entry) string) func(*conn
 	}
 }
 
-func whyStatus(p *model.Predicted) string  { return p.WhyStatus }
-func whyTimeout(p *model.Predicted) string { return p.WhyTimeout }
-func whyReply(p *model.Predicted) string   { return p.WhyReply }
+func whyStatus(p *model.Predicted) string { return p.WhyStatus }
+func whyReply(p *model.Predicted) string  { return p.WhyReply }
 func whyCount(*model.Predicted) string {
 	return "each packet that the tracker accepted is counted at the first hook (nf_ct_acct_update)"
 }

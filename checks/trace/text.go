@@ -274,7 +274,7 @@ func statNames() []string {
 func parseStats(args string) (map[string]uint32, error) {
 	f := strings.Fields(args)
 	if len(f)%2 != 0 {
-		return nil, fmt.Errorf("stats %q: want NAME NUMBER ...", args)
+		return nil, fmt.Errorf("stats %q: want pairs of a name and a number", args)
 	}
 	stats := map[string]uint32{}
 	for i := 0; i < len(f); i += 2 {

@@ -87,7 +87,6 @@ server and clients with fixed source ports, restarts the server, and checks the 
 field by field, against a userspace model that is driven by the recorded inputs alone.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.PersistentFlags().Bool("no-color", false, "plain text, also on a terminal (as with NO_COLOR)")
 	root.AddCommand(newRun(), newCheck(), newReplay(), newLabs(), newVersion())

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
-	"strings"
 	"time"
 
 	"ctlab/checks/conntrack"
@@ -72,10 +71,3 @@ func (n Names) seen(e *lab.Seen) string {
 }
 
 func left(e *conntrack.Entry) string { return (time.Duration(e.Timeout) * time.Second).String() }
-
-func pad(s string, n int) string {
-	if len(s) >= n {
-		return s
-	}
-	return s + strings.Repeat(" ", n-len(s))
-}

@@ -261,7 +261,7 @@ func (t *text) attempts(s *lab.StepResult) {
 		}
 		t.line("          |  query %d  %.3f s  %s  %s", a.Number, a.At.Seconds(), t.name.tuple(a.Tuple), outcome(a))
 		for _, h := range t.handled(a) {
-			t.line("          |           %s: %s", a.Node, modelStory(h))
+			t.line("          |           %s: %s", a.Node, t.name.Text(modelStory(h)))
 		}
 	}
 	if told > storyLimit {
