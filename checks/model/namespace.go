@@ -301,7 +301,9 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 		if e.expiry.From > at.To {
 			least++
 		}
-		most++
+		if e.expiry.To > at.From || !n.cfg.Profile.TimersEvict {
+			most++
+		}
 	}
 	held := map[*entry]bool{}
 	for _, s := range n.neigh {

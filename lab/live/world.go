@@ -403,7 +403,8 @@ func (w *World) WaitUntil(ctx context.Context, at time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
-	w.waits += d
+	begin := w.Now()
+	defer func() { w.waits += min(d, w.Now()-begin) }()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -36,6 +36,9 @@ func (t *text) stories() {
 			t.line("  %d more stale %s on %s will expire: no client hits them again.", idle, plural(idle, "entry", "entries"), snap.Node)
 		}
 		t.counters(snap)
+		if len(t.r.Lab.Variants) > 0 {
+			t.line("  What else can happen, and what cures it: $ sudo ctlab run %s --variant all", t.r.Lab.File)
+		}
 		t.line("  Look yourself: $ sudo ctlab run %s --keep", t.r.Lab.File)
 	}
 }
@@ -155,10 +158,26 @@ func (t *text) mechanism(snap *lab.Snapshot, e *lab.Seen) {
 	}
 	moved, now := t.movedAt(x), t.backends(svc)
 	sent, fresh := t.after(x, moved)
-	t.line("  The rules name %s since %s, but nf_nat_inet_fn asks them for a flow's first packet only:", strings.Join(now, ", "), sec(moved))
-	t.line("  %s sent %d %s from port %d after that, and %s.", t.name.addr(x.Orig.Src), sent, plural(sent, "query", "queries"), x.Orig.SrcPort, t.hits(svc, now, snap, fresh))
-	t.line("  Every retry hits the old entry in nf_conntrack_in, and nf_conntrack_udp_packet starts its time anew")
-	t.line("  before anything downstream can fail: the entry outlives every client that asks again within %s.", t.lifetime(e, snap.Node))
+	t.paragraph(fmt.Sprintf("The rules name %s since %s, but nf_nat_inet_fn asks them for a flow's first packet only: %s sent %d %s from port %d after that, and %s. "+
+		"Every retry hits the old entry in nf_conntrack_in, and nf_conntrack_udp_packet starts its time anew before anything downstream can fail: "+
+		"the entry outlives every client that asks again within %s.",
+		strings.Join(now, ", "), sec(moved), t.name.addr(x.Orig.Src), sent, plural(sent, "query", "queries"), x.Orig.SrcPort, t.hits(svc, now, snap, fresh), t.lifetime(e, snap.Node)))
+}
+
+// columns is how wide a report may be.
+const columns = 100
+
+// paragraph writes indented lines of whole words.
+func (t *text) paragraph(s string) {
+	line := " "
+	for _, w := range strings.Fields(s) {
+		if len(line)+1+len(w) > columns {
+			t.line("%s", line)
+			line = " "
+		}
+		line += " " + w
+	}
+	t.line("%s", line)
 }
 
 // lifetime is how long the entry lives after each packet: the timeout that its state has on the node.
@@ -238,9 +257,9 @@ func (t *text) hits(svc *lab.Service, now []string, snap *lab.Snapshot, fresh in
 		n += snap.Hits[svc.Name+"/"+b]
 		rules = append(rules, svc.Name+"/"+b)
 	}
-	s := fmt.Sprintf("rule %s counted %d packets", strings.Join(rules, ", "), n)
+	s := fmt.Sprintf("rule %s counted %d %s", strings.Join(rules, ", "), n, plural(int(n), "packet", "packets"))
 	if fresh > 0 && uint64(fresh) == n {
-		s += fmt.Sprintf(", those of the %d queries from fresh ports", fresh)
+		s += fmt.Sprintf(", %s from %s", plural(fresh, "that of the query", fmt.Sprintf("those of the %d queries", fresh)), plural(fresh, "a fresh port", "fresh ports"))
 	}
 	return s
 }

@@ -69,7 +69,8 @@ func (t *text) head() {
 	if set.Kernel == "" {
 		return
 	}
-	t.line("kernel %s, iptables %s, model %s (probed: %s); %d nodes up in %s", set.Kernel, set.Iptables, set.Profile, set.Probed, set.Nodes, ms(set.Took))
+	t.line("kernel %s, iptables %s; %d nodes up in %s", set.Kernel, set.Iptables, set.Nodes, ms(set.Took))
+	t.line("model %s; probing found: %s", set.Profile, set.Probed)
 	t.line("")
 }
 
@@ -107,6 +108,10 @@ func (t *text) steps() {
 	}
 	if t.r.Err != nil {
 		t.line("")
+		if t.r.Verdict() == lab.Interrupted {
+			t.line("  %s; this is what there was until then", t.paint(yellow, "interrupted"))
+			return
+		}
 		t.line("  %s %v", t.paint(red, "stopped:"), t.r.Err)
 	}
 }

@@ -1,0 +1,57 @@
+package dnsserver_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"ctlab/dnsserver"
+	"ctlab/traffic"
+)
+
+// A client with a fixed port is answered by who the server says it is; when the server is gone it is
+// refused by the host, and the server knows who asked.
+func TestAskAndStop(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := dnsserver.Start("pod-1", pc, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := pc.LocalAddr().(*net.UDPAddr)
+	dial := func(port uint16) (*net.UDPConn, error) {
+		return net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)}, to)
+	}
+	c, err := traffic.NewDNS(dial, 0, "www.ctlab.test.", dnsserver.IdentityName, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 {
+		if a := c.Ask(context.Background()); a.Class != traffic.Answered || a.By != "pod-1" {
+			t.Fatalf("%+v", a)
+		}
+	}
+	if log := srv.Log(); len(log) != 2 || log[0].From != netip.AddrPortFrom(c.Local().Addr(), c.Local().Port()) || log[0].Question != "www.ctlab.test." {
+		t.Errorf("log %+v", log)
+	}
+	if err := srv.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if a := c.Ask(context.Background()); a.Class != traffic.Refused {
+		t.Errorf("after the end: %+v", a)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if a := c.Ask(ctx); a.Class == traffic.Answered {
+		t.Errorf("cancelled: %+v", a)
+	}
+}
