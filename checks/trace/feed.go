@@ -1,0 +1,125 @@
+package trace
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
+)
+
+// apply hands one input to the model and collects what it predicts.
+func (h *hypothesis) apply(r Record) error {
+	err := h.feed(r)
+	h.events = append(h.events, h.ns.Events()...)
+	if err != nil {
+		return fmt.Errorf("input %q: %w", r.String(), err)
+	}
+	return nil
+}
+
+func (h *hypothesis) feed(r Record) error {
+	n := h.ns
+	switch r.Kind {
+	case Packet:
+		dev, p, err := devicePacket(r.Args)
+		if err != nil {
+			return err
+		}
+		o := n.Packet(r.Span, dev, p)
+		h.predict(o.Left)
+		h.packets = append(h.packets, Handled{r, dev, p, o})
+	case ARP:
+		dev, a, err := deviceAddr(r.Args)
+		if err != nil {
+			return err
+		}
+		h.predict(n.Resolved(dev, a))
+	case Neigh:
+		dev, a, err := deviceAddr(r.Args)
+		if err != nil {
+			return err
+		}
+		h.predict(n.Lost(r.Span, dev, a))
+	case Rules:
+		return n.Load(r.Text, r.Args == "noflush")
+	case Sysctl:
+		key, value, _ := strings.Cut(r.Args, " ")
+		n.Set(key, value)
+	case Listen:
+		n.Listen()
+	case Link:
+		dev, state, _ := strings.Cut(r.Args, " ")
+		n.SetLink(dev, state == "up")
+	case Address:
+		dev, a, err := devicePrefix(r.Args)
+		if err != nil {
+			return err
+		}
+		n.AddAddress(dev, a)
+	case Routing:
+		route, err := parseRoute(r.Args)
+		if err != nil {
+			return err
+		}
+		n.AddRoute(route)
+	default:
+		return h.feedTable(r)
+	}
+	return nil
+}
+
+// feedTable handles the inputs that read or write the table.
+func (h *hypothesis) feedTable(r Record) error {
+	n := h.ns
+	switch r.Kind {
+	case Get:
+		t, err := conntrack.ParseTuple(r.Args)
+		if err != nil {
+			return err
+		}
+		h.reading, h.single, h.open = nil, true, true
+		if p, ok := n.Get(r.Span, t); ok {
+			h.reading = []model.Predicted{p}
+		}
+	case Dump:
+		h.reading, h.single, h.open = n.Dump(r.Span), false, true
+	case Delete:
+		t, err := conntrack.ParseTuple(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Delete(r.Span, t)
+	case Flush:
+		n.Flush(r.Span)
+	case Create:
+		e, err := conntrack.ParseEntry(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Create(r.Span, e)
+	}
+	return nil
+}
+
+// predict queues packets that must be seen leaving; those whose cause came late may have been seen.
+func (h *hypothesis) predict(lefts []model.Left) {
+	for _, l := range lefts {
+		if l.Late && h.takeEarly(l) || h.ended {
+			continue
+		}
+		h.lefts = append(h.lefts, l)
+	}
+}
+
+func (h *hypothesis) takeEarly(l model.Left) bool {
+	for i, r := range h.early {
+		dev, p, err := devicePacket(r.Args)
+		if err == nil && len(comparePacket(r, &l, dev, &p)) == 0 {
+			h.early = slices.Delete(slices.Clone(h.early), i, i+1)
+			return true
+		}
+	}
+	return false
+}
