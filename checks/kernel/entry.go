@@ -26,8 +26,13 @@ func decodeEntry(body []byte) (conntrack.Entry, error) {
 	if a.err != nil {
 		return e, fmt.Errorf("decode entry: %w", a.err)
 	}
-	if !e.Orig.Src.IsValid() || !e.Reply.Src.IsValid() {
-		return e, fmt.Errorf("decode entry: a tuple is missing")
+	for _, t := range []conntrack.Tuple{e.Orig, e.Reply} {
+		if !t.Src.IsValid() || !t.Dst.IsValid() {
+			return e, fmt.Errorf("decode entry: a tuple, or an address of one, is missing")
+		}
+	}
+	if e.Orig.Proto != e.Reply.Proto {
+		return e, fmt.Errorf("decode entry: protocol %d in one tuple, %d in the other", e.Orig.Proto, e.Reply.Proto)
 	}
 	return e, nil
 }

@@ -40,7 +40,7 @@ func (e *evaluation) walk(rs *Ruleset, tableName, chainName string) verdict {
 	if c == nil {
 		return accepted
 	}
-	v := e.run(t, c, 0)
+	v := e.run(t, c)
 	if v == fallThrough && c.policy == "DROP" {
 		return dropped
 	}
@@ -50,13 +50,8 @@ func (e *evaluation) walk(rs *Ruleset, tableName, chainName string) verdict {
 	return v
 }
 
-// maxDepth bounds jumps; iptables refuses loops when it loads.
-const maxDepth = 64
-
-func (e *evaluation) run(t *table, c *chain, depth int) verdict {
-	if depth > maxDepth {
-		return dropped
-	}
+// run walks a chain. Jumps do not go in circles: Restore refuses those.
+func (e *evaluation) run(t *table, c *chain) verdict {
 	for _, r := range c.rules {
 		e.rule = r
 		if !e.matches(r) {
@@ -64,7 +59,7 @@ func (e *evaluation) run(t *table, c *chain, depth int) verdict {
 		}
 		r.count.Packets++
 		r.count.Bytes += uint64(e.p.Len)
-		v, leave := e.apply(t, r, depth)
+		v, leave := e.apply(t, r)
 		if v != fallThrough || leave {
 			return v
 		}
@@ -82,7 +77,7 @@ func (e *evaluation) matches(r *rule) bool {
 }
 
 // apply runs a rule's target; leave ends the chain without a verdict.
-func (e *evaluation) apply(t *table, r *rule, depth int) (v verdict, leave bool) {
+func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 	switch r.target.kind {
 	case "ACCEPT":
 		return accepted, false
@@ -92,9 +87,9 @@ func (e *evaluation) apply(t *table, r *rule, depth int) (v verdict, leave bool)
 	case "RETURN":
 		return fallThrough, true
 	case "jump":
-		return e.run(t, t.chain(r.target.chain), depth+1), false
+		return e.run(t, t.chain(r.target.chain)), false
 	case "goto":
-		return e.run(t, t.chain(r.target.chain), depth+1), true
+		return e.run(t, t.chain(r.target.chain)), true
 	case "MARK":
 		e.mark = e.mark&^r.target.mask ^ r.target.mark
 	case "CT":

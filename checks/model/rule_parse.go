@@ -224,7 +224,7 @@ func (p *ruleParser) statistic() {
 			p.fail("--every wants a number, --packet a smaller one")
 			return
 		}
-		// xt_statistic.c: the counter starts at every-1-packet... expressed here as packets seen so far.
+		// statistic_mt (xt_statistic.c) counts to every and matches as it wraps; that is packet, packet+every, ...
 		p.add(func(e *evaluation) bool {
 			hit := e.rule.nth == packet
 			e.rule.nth = (e.rule.nth + 1) % every

@@ -171,7 +171,7 @@ func (t *table) command(line string) error {
 	if err != nil {
 		return err
 	}
-	if words[0][0] == '[' { // counters of iptables-save -c
+	if len(words) > 0 && strings.HasPrefix(words[0], "[") { // counters of iptables-save -c
 		words = words[1:]
 	}
 	if len(words) < 2 {
@@ -204,8 +204,15 @@ func (t *table) command(line string) error {
 	return fmt.Errorf("command %q is not known to the model", words[0])
 }
 
+// checkJumps refuses jumps to nowhere and in circles, as iptables does.
 func (rs *Ruleset) checkJumps() error {
 	for _, t := range rs.tables {
+		done := map[string]int{}
+		for _, c := range t.chains {
+			if t.loops(c, done) {
+				return fmt.Errorf("rules: table %s: chain %q leads back to itself", t.name, c.name)
+			}
+		}
 		for _, c := range t.chains {
 			for _, r := range c.rules {
 				if r.target.chain != "" && t.chain(r.target.chain) == nil {
@@ -215,6 +222,24 @@ func (rs *Ruleset) checkJumps() error {
 		}
 	}
 	return nil
+}
+
+// loops walks the jumps from a chain; done says which chains are being walked (1) or have been (2).
+func (t *table) loops(c *chain, done map[string]int) bool {
+	switch done[c.name] {
+	case 1:
+		return true
+	case 2:
+		return false
+	}
+	done[c.name] = 1
+	for _, r := range c.rules {
+		if to := t.chain(r.target.chain); to != nil && t.loops(to, done) {
+			return true
+		}
+	}
+	done[c.name] = 2
+	return false
 }
 
 // splitWords splits a rule into words; double quotes hold a word together.
