@@ -118,3 +118,18 @@ func FuzzRestore(f *testing.F) {
 		n.Packet(conntrack.At(1), "a", conntrack.Packet{Proto: conntrack.UDP, Src: netip.MustParseAddr("10.0.1.2"), Dst: netip.MustParseAddr("10.96.0.10"), SrcPort: 1, DstPort: 53, Len: 60, TTL: 64})
 	})
 }
+
+// The count of entries is exact while none has expired, and a range behind that.
+func TestCount(t *testing.T) {
+	n := New(Config{HZ: 250, Profile: profiles()[len(profiles())-1]})
+	n.rules = load(t, twoBackends)
+	n.Set("net.ipv4.ip_forward", "1")
+	n.SetLink("b", true)
+	n.AddRoute(Route{To: netip.MustParsePrefix("10.0.2.0/24"), Dev: "b"})
+	n.Packet(conntrack.At(1), "a", conntrack.Packet{Proto: conntrack.UDP, Src: netip.MustParseAddr("10.0.1.2"), Dst: netip.MustParseAddr("10.96.0.10"), SrcPort: 1, DstPort: 53, Len: 60, TTL: 64})
+	for at, want := range map[conntrack.Tick][2]int{2: {1, 1}, 7500: {1, 1}, 7501: {0, 1}} {
+		if least, most := n.Count(conntrack.At(at)); least != want[0] || most != want[1] {
+			t.Errorf("at tick %d: %d..%d, want %v", at, least, most, want)
+		}
+	}
+}
