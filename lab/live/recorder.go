@@ -136,8 +136,8 @@ func (r *recorder) dropRepeated() {
 }
 
 // actDelay is how long after its stamp a packet that never leaves may be on its way through the hooks.
-// From the stamp to the stamp of leaving, most packets took 30 us on a virtual machine with two cores, one
-// of a hundred 140 us, and the slowest of some thousands 400 us.
+// From the stamp to the stamp of leaving it took 26 us (median), 140 us (one of a hundred) and at most
+// 280 us in some 1,000 packets on a virtual machine with two cores, idle and busy.
 const actDelay = 500 * time.Microsecond
 
 // bound says until when the kernel acted on each packet: until it left, or for actDelay.
