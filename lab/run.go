@@ -129,7 +129,9 @@ func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
 	defer cancel()
 	r.Evidence, r.CloseErr = w.Close(cctx)
 	r.Wall = time.Since(start)
-	progress("comparing with the model")
+	if len(r.Evidence.Traces) > 0 {
+		progress("comparing with the model")
+	}
 	r.compare(opt.Profile)
 	return r
 }
