@@ -79,7 +79,7 @@ func clientDNSKeys() []key[*clientDraft] {
 		{"source-port", func(d *decoder, c *clientDraft, f field) { c.source = f }},
 		{"timeout", func(d *decoder, c *clientDraft, f field) { c.Timeout = d.duration(f, false) }},
 		{"socket", func(d *decoder, c *clientDraft, f field) {
-			c.Connected = d.oneOf(f, []string{"connected", "unconnected"}) == "connected"
+			c.Connected = d.oneOf(f, []string{"connected"}, "unconnected") == "connected"
 		}},
 	}, later[*clientDraft]("types", "over", "source", "recverr")...)
 }
