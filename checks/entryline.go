@@ -411,7 +411,7 @@ func DidYouMean(text string, candidates []string, orElse string) string {
 // Nearest is the candidate with the fewest differences from text, or "" if all are too different to be
 // a slip of the fingers.
 func Nearest(text string, candidates []string) string {
-	const most = 300 // of a huge lab's names: a hint must not cost more than the rest
+	const most = 100 // of a huge lab's names: a hint must not cost more than the rest
 	limit := min(3, 1+len(text)/5)
 	best := ""
 	for _, c := range candidates[:min(most, len(candidates))] {

@@ -9,7 +9,7 @@ import (
 
 // entryLine reads the line of an entry and turns its names into addresses.
 func (d *decoder) entryLine(f field) (checks.EntryWant, bool) {
-	line := d.line1(f, "an entry, such as udp app > any")
+	line := d.oneLine(f, "an entry, such as udp app > any")
 	if line == "" {
 		return checks.EntryWant{}, false
 	}
@@ -22,7 +22,7 @@ func (d *decoder) entryLine(f field) (checks.EntryWant, bool) {
 
 // eventLine reads the line of an event.
 func (d *decoder) eventLine(f field) (PlacedEvent, bool) {
-	line := d.line1(f, "an event, such as new udp app > any")
+	line := d.oneLine(f, "an event, such as new udp app > any")
 	if line == "" {
 		return PlacedEvent{}, false
 	}
@@ -33,8 +33,8 @@ func (d *decoder) eventLine(f field) (PlacedEvent, bool) {
 	return PlacedEvent{d.pos(f.value), kind, no, w}, err == nil
 }
 
-// line1 is a text of one line, or "" after an error.
-func (d *decoder) line1(f field, what string) string {
+// oneLine is a text of one line, or "" after an error.
+func (d *decoder) oneLine(f field, what string) string {
 	if f.value.kind == mapping {
 		d.fail(f.value, what, "%s: a map is not supported here yet", f.name())
 		return ""

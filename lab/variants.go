@@ -119,13 +119,13 @@ func (d *decoder) overlaps(v *variant) {
 // validateVariants validates the lab that each variant makes. Errors that the lab has without it were
 // said already.
 func validateVariants(s *source, root *node, variants []*variant, base Errors) {
-	size, work := count1(root), 0
+	nodes, work := size(root), 0
 	for _, v := range variants {
 		if s.full() {
 			return
 		}
-		if work += size * len(v.edits); len(v.edits) > 0 {
-			work += size
+		if work += nodes * len(v.edits); len(v.edits) > 0 {
+			work += nodes
 		}
 		if work > maxVariantWork {
 			s.report(v.name.line, v.name.col, width(v.name), "make several files", "too many variants for a lab of this size")
@@ -135,14 +135,14 @@ func validateVariants(s *source, root *node, variants []*variant, base Errors) {
 	}
 }
 
-// count1 is the number of nodes of a tree.
-func count1(n *node) int {
+// size is the number of nodes of a tree.
+func size(n *node) int {
 	total := 1
 	for _, f := range n.fields {
-		total += 1 + count1(f.value)
+		total += 1 + size(f.value)
 	}
 	for _, item := range n.items {
-		total += count1(item)
+		total += size(item)
 	}
 	return total
 }

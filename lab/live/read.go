@@ -36,13 +36,17 @@ func (t *tracked) note(tuple conntrack.Tuple, at time.Duration) {
 	t.flows = append(t.flows, flow{tuple, at})
 }
 
+// unknownAge is the age of a flow that no client made.
+const unknownAge = time.Duration(-1)
+
+// age is the time since the flow's last packet was sent.
 func (t *tracked) age(tuple conntrack.Tuple, at time.Duration) time.Duration {
 	for _, f := range t.flows {
 		if f.tuple == tuple {
-			return at - f.sent
+			return max(0, at-f.sent)
 		}
 	}
-	return -1
+	return unknownAge
 }
 
 // get reads the entry of a flow, and records that it was read and what was found.

@@ -137,21 +137,45 @@ type ask struct {
 // prepare opens the socket that is needed and reads the flow's entry as it is before the request.
 func (w *World) prepare(c *client, control bool) (*ask, error) {
 	a := &ask{client: c, dns: c.dns, own: control || c.dns == nil}
+	var err error
 	if a.own {
-		var err error
-		if a.dns, err = w.dial(c, 0); err != nil {
+		if a.dns, err = w.fresh(c); err != nil {
 			return nil, fmt.Errorf("client %s: %w", c.spec.Name, err)
 		}
 	}
 	if !control {
 		c.asked++
 	}
-	local := a.dns.Local()
-	a.got = lab.Attempt{Client: c.spec.Name, Number: c.asked, Control: control, Node: c.router.spec.Name, Tuple: conntrack.Tuple{
-		Proto: conntrack.UDP, Src: local.Addr().Unmap(), SrcPort: local.Port(), Dst: c.spec.To.Addr(), DstPort: c.spec.To.Port()}}
-	var err error
+	a.got = lab.Attempt{Client: c.spec.Name, Number: c.asked, Control: control, Node: c.router.spec.Name, Tuple: c.flow(a.dns)}
 	a.got.Before, err = w.get(c.router, a.got.Tuple)
 	return a, err
+}
+
+// flow is the original tuple of what the client sends from a socket.
+func (c *client) flow(d *traffic.DNS) conntrack.Tuple {
+	local := d.Local()
+	return conntrack.Tuple{Proto: conntrack.UDP, Src: local.Addr().Unmap(), SrcPort: local.Port(), Dst: c.spec.To.Addr(), DstPort: c.spec.To.Port()}
+}
+
+// freshTries bounds the search for a port that no flow has had; the kernel has some 28,000 to offer.
+const freshTries = 16
+
+// fresh opens a socket with a port that this run has not used towards the server. The kernel picks at
+// random and may come back to one whose entry is still there: seen once in some 500 queries.
+func (w *World) fresh(c *client) (*traffic.DNS, error) {
+	for range freshTries {
+		d, err := w.dial(c, 0)
+		if err != nil {
+			return nil, err
+		}
+		if c.router.age(c.flow(d), 0) == unknownAge {
+			return d, nil
+		}
+		if err := d.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("no fresh source port in %d tries", freshTries)
 }
 
 // finish closes fresh sockets and reads the flows' entries as they are after the outcome. An answer has
