@@ -9,6 +9,7 @@ import (
 
 	"ctlab/checks"
 	"ctlab/checks/conntrack"
+	"ctlab/topology/service"
 )
 
 // Pos is a place in a lab file; lines and columns count from 1, columns in characters.
@@ -49,13 +50,46 @@ type Variant struct {
 type Node struct {
 	Pos     Pos
 	Name    string
-	Router  bool         // kind: router; it forwards and is tracked
-	Address netip.Prefix // of a host's eth0; invalid on a router
-	Uplink  string       // the router that the host hangs on
-	Port    string       // the name of the router's port towards the host
-	Gateway netip.Addr   // the address of that port: the first of the host's subnet
-	Anchor  bool         // keep tracking on with an anchor rule (tracked nodes)
-	Sysctls []Sysctl     // in the order of the file
+	Router  bool           // kind: router; it forwards and is tracked
+	Address netip.Prefix   // of a host's eth0; invalid on a router
+	Also    []netip.Prefix // further addresses of a host's eth0, behind the first
+	Local   []netip.Prefix // addresses on lo
+	Uplink  string         // the router that the host hangs on
+	Port    string         // the name of the router's port towards the host
+	Gateway netip.Addr     // the address of that port: the first of the host's subnet
+	Anchor  bool           // keep tracking on with an anchor rule (tracked nodes)
+	Sysctls []Sysctl       // in the order of the file
+	Routes  []Route        // besides those that its links bring
+	Rules   []Rules        // the lab's own iptables rules (tracked nodes), in the order of the file
+}
+
+// Route is a route of a node's main table. Dev is always known; without a Via the destination is on the
+// link.
+type Route struct {
+	Pos Pos
+	To  netip.Prefix
+	Via netip.Addr
+	Dev string
+}
+
+// String is the route as `ip route` takes it.
+func (r Route) String() string {
+	to := r.To.String()
+	if r.To.Bits() == 0 {
+		to = "default"
+	}
+	if r.Via.IsValid() {
+		return to + " via " + r.Via.String() + " dev " + r.Dev
+	}
+	return to + " dev " + r.Dev
+}
+
+// Rules are a named text of iptables rules: what iptables-save prints, or lines as typed after iptables
+// (topology/service says how they are merged with those of services). A text without a name has "rules".
+type Rules struct {
+	Pos  Pos
+	Name string
+	Text string
 }
 
 // Sysctl is a setting below net.
@@ -63,38 +97,45 @@ type Sysctl struct{ Name, Value string }
 
 // Port is a service port.
 type Port struct {
-	Number uint16
-	Proto  uint8 // conntrack.UDP or conntrack.TCP
-	Target uint16
+	Name     string
+	Number   uint16
+	Proto    uint8 // conntrack.UDP or conntrack.TCP
+	Target   uint16
+	NodePort uint16 // 0: none
 }
 
-// Cleanup says which stale entries are deleted after a service's rules changed.
-type Cleanup string
-
-// The modes of Cleanup that are supported.
-const (
-	CleanupNone      Cleanup = "none"
-	CleanupReconcile Cleanup = "reconcile-current" // kube-proxy since the fix of kubernetes/kubernetes#139628
-)
+// Cleanup says which stale entries are deleted when a service's backends change, and when.
+type Cleanup struct {
+	Mode         service.Mode
+	CleanupFirst bool          // order: cleanup-first; else the rules change first
+	Delay        time.Duration // between the two
+}
 
 // Service is a VIP that DNAT rules on its nodes turn into one of the backends.
 type Service struct {
-	Pos      Pos
-	Name     string
-	On       []string // nodes that get the rules
-	VIP      netip.Addr
-	Ports    []Port
-	Backends []string // nodes
-	Balance  string   // "random" or "nth"
-	Cleanup  Cleanup
+	Pos             Pos
+	Name            string
+	On              []string // nodes that get the rules
+	VIP             netip.Addr
+	Ports           []Port
+	Backends        []string // nodes
+	Style           service.Style
+	Balance         string        // "random" or "nth"
+	Empty           service.Empty // what becomes of packets while there is no backend
+	Masquerade      service.Masquerade
+	ExternalIPs     []netip.Addr
+	LoadBalancerIPs []netip.Addr
+	Cleanup         Cleanup
 }
 
 // Server is a program that answers; Zone and the rest of its behaviour are the DNS server's defaults.
 type Server struct {
-	Pos  Pos
-	Name string
-	On   string
-	Port uint16 // DNS over UDP and TCP
+	Pos     Pos
+	Name    string
+	On      string
+	Listen  netip.Addr // invalid: the address of the node on which it runs, wherever that is; unspecified: any address
+	Port    uint16     // DNS over UDP and TCP
+	Stopped bool       // autostart: false
 }
 
 // Client asks a server from a source port that it keeps for life.
@@ -108,7 +149,9 @@ type Client struct {
 	Question   string // the name asked for, a fully qualified A question
 	SourcePort uint16 // 0: a fresh one each time
 	Timeout    time.Duration
-	Connected  bool // socket: connected
+	Connected  bool       // socket: connected
+	RecvErr    bool       // IP_RECVERR: the socket is told of every ICMP error
+	Source     netip.Addr // of the socket; invalid: as the route has it
 }
 
 // Kind is what a step does.
@@ -116,47 +159,83 @@ type Kind string
 
 // The kinds of steps.
 const (
-	Query     Kind = "query"
-	Restart   Kind = "restart"
-	Wait      Kind = "wait"
-	SetSysctl Kind = "sysctl"
-	Table     Kind = "conntrack"
-	Check     Kind = "check"
+	Query       Kind = "query"
+	Start       Kind = "start" // clients ask in the background; servers start
+	Stop        Kind = "stop"
+	Restart     Kind = "restart"
+	SetBackends Kind = "backends"
+	SetRules    Kind = "rules"
+	SetSysctl   Kind = "sysctl"
+	SetLink     Kind = "link"
+	SetAddress  Kind = "address"
+	SetRoute    Kind = "route"
+	Table       Kind = "conntrack"
+	Wait        Kind = "wait"
+	Exec        Kind = "exec"
+	Check       Kind = "check"
 )
 
 // Death is how a backend goes away.
 type Death string
 
-// The deaths that are supported.
+// The deaths.
 const (
 	DeathProcess Death = "process" // the process ends, its address lives
-	DeathAddress Death = "address" // the process ends and its node's address is gone
+	DeathAddress Death = "address" // and its node's address is gone
+	DeathRoute   Death = "route"   // and its node's link and the router's route to it are gone
+	DeathDrop    Death = "drop"    // and a rule in FORWARD drops what goes to its node's address
+	DeathReuse   Death = "reuse"   // and another node has been given the address
 )
 
 // Step is one step; only the fields of its kind are set.
 type Step struct {
-	Pos   Pos
-	Index int // counts from 1
-	Name  string
-	Kind  Kind
-	At    *time.Duration // from the start of the first step
-	After time.Duration  // from the end of the step before
-	Every time.Duration  // start to start
-	Want  *Want
+	Pos      Pos
+	Index    int // counts from 1, repetitions included
+	Name     string
+	Kind     Kind
+	At       *time.Duration // from the start of the first step
+	After    time.Duration  // from the end of the step before
+	Behind   time.Duration  // from the start of the step before (a repetition with every); its end is waited for too
+	Every    time.Duration  // start to start, of the requests of clients
+	Within   time.Duration  // all wants must become true at one moment in this time; 0: at once
+	Always   time.Duration  // all wants must hold whenever they are looked at during this time; 0: once
+	Deadline time.Duration  // bounds the step itself; 0: none of its own
+	Want     *Want
 
-	Clients []string // query
-	Count   int      // query
+	Clients []string // query, start, stop
+	Count   int      // query: requests of each client; start: 0 until it is stopped
 
-	Server string // restart
-	On     string // restart: the node on which it comes back
-	Death  Death  // restart
+	Servers  []string // start, stop
+	Server   string   // restart
+	On       string   // restart: the node on which it comes back
+	Death    Death    // restart, stop of a server
+	Reuse    string   // with DeathReuse: the node that gets the address
+	NoFollow bool     // restart: follow: false, services keep their backends
+
+	Service          string   // backends
+	Set, Add, Remove []string // backends: nodes; Set counts if HasSet
+	HasSet           bool
 
 	Wait time.Duration // wait
 
-	Nodes   []string          // sysctl, conntrack, check
+	Nodes   []string          // sysctl, conntrack, check; the one node of rules, link, address, route, exec
 	Sysctls []Sysctl          // sysctl
 	Delete  *checks.EntryWant // conntrack
 	Flush   bool              // conntrack
+
+	Change     string  // rules: lines as typed after iptables
+	Replace    []Rules // rules: the lab's own rules from now on; counts if HasReplace
+	HasReplace bool
+
+	Dev                    string         // link, address: the device on the node
+	LinkState              string         // link: "up", "down" or "gone"
+	AddAddress, DelAddress []netip.Prefix // address
+	RouteOp                string         // route: "add", "del" or "replace"
+	Routes                 []Route        // route
+
+	Argv []string // exec
+
+	Since string // stop, check: the step behind which counting begins
 }
 
 // Title is how reports call the step: its kind and what it acts on.
@@ -168,10 +247,18 @@ func (s *Step) Title() string {
 			t += fmt.Sprintf(" %dx", s.Count)
 		}
 		return t
+	case Start, Stop:
+		return string(s.Kind) + " " + join(append(append([]string(nil), s.Clients...), s.Servers...))
 	case Restart:
 		return "restart " + s.Server
+	case SetBackends:
+		return "backends " + s.Service
 	case Wait:
 		return "wait " + s.Wait.String()
+	case Exec:
+		return "exec " + join(s.Argv)
+	case SetLink:
+		return "link " + join(s.Nodes) + ":" + s.Dev + " " + s.LinkState
 	case Table:
 		if s.Flush {
 			return "conntrack " + join(s.Nodes) + " flush"
@@ -197,15 +284,19 @@ type Class string
 
 // The classes of results; Lost stands for all but Answered.
 const (
-	Answered    Class = "answered"
-	Timeout     Class = "timeout"
-	Refused     Class = "refused"     // ICMP port unreachable
-	Unreachable Class = "unreachable" // another ICMP error
-	Failed      Class = "error"
+	Answered     Class = "answered"
+	Timeout      Class = "timeout"
+	Refused      Class = "refused"       // ICMP port unreachable
+	Unreachable  Class = "unreachable"   // another ICMP error
+	NotPermitted Class = "not-permitted" // EPERM: a rule or the table of the client's own node refused the packet
+	WrongSource  Class = "wrong-source"  // an answer from an address that was not asked
+	Failed       Class = "error"
 )
 
 // Classes lists the classes in the order of reports.
-func Classes() []Class { return []Class{Answered, Timeout, Refused, Unreachable, Failed} }
+func Classes() []Class {
+	return []Class{Answered, Timeout, Refused, Unreachable, NotPermitted, WrongSource, Failed}
+}
 
 // Number is a wanted number: a range, all of the requests, or a field of a step.
 type Number struct {
@@ -216,11 +307,32 @@ type Number struct {
 	Text   string // as written
 }
 
-// TrafficWant is what a query step demands.
+// TrafficWant is what a step demands of the requests that it judges.
 type TrafficWant struct {
 	Counts  []CountWant
 	By      []ByWant
-	Control *TrafficWant // of the control client
+	Control *TrafficWant // of the control clients
+	Each    *TrafficWant // of each client by itself
+	Clients []ClientsWant
+	Latency []TimeWant // of answered requests: p50, p99, max
+	Outage  *TimeWant  // the longest time without an answer
+}
+
+// ClientsWant demands which clients had all of their requests end as a class, or answered by a node
+// (What is "by.NODE"): Names, or the same ones as SameAs says (STEP.clients.WHAT).
+type ClientsWant struct {
+	Pos    Pos
+	What   string
+	Names  []string
+	SameAs string
+}
+
+// TimeWant demands a time; What is "p50", "p99", "max" or "outage".
+type TimeWant struct {
+	Pos      Pos
+	What     string
+	Min, Max time.Duration // Max below 0: no upper end
+	Text     string
 }
 
 // CountWant demands a number of results: of a class, or "lost" or "sent".
@@ -239,18 +351,27 @@ type ByWant struct {
 
 // Want is everything that a step demands; empty parts demand nothing.
 type Want struct {
-	Pos      Pos
-	Traffic  *TrafficWant
-	Entries  []PlacedEntry // these are there, others may be
-	Table    []PlacedEntry // exactly these
-	HasTable bool          // Table was given; an empty one demands an empty table
-	RuleHits []RuleHitWant // packets counted by a rule
-	Counters []CounterWant // change of conntrack -S since the run began
-	Still    bool          // counters: unchanged
-	StillPos Pos           // of Still
-	Stale    *Number       // how many entries are stale
-	Events   []PlacedEvent // in this order, others between
-	Deleted  *Number       // entries that a cleanup or a conntrack step deleted
+	Pos            Pos
+	Traffic        *TrafficWant
+	Entries        []PlacedEntry // these are there, others may be
+	Table          []PlacedEntry // exactly these
+	HasTable       bool          // Table was given; an empty one demands an empty table
+	RuleHits       []RuleHitWant // packets counted by a rule
+	Counters       []CounterWant // change of conntrack -S since the run began
+	Still          bool          // counters: unchanged
+	StillPos       Pos           // of Still
+	Stale          *Number       // how many entries are stale
+	Events         []PlacedEvent // in this order, others between
+	Deleted        *Number       // entries that a cleanup or a conntrack step deleted
+	Exit           *Number       // exec: the exit code
+	Stdout, Stderr *OutputWant   // exec
+}
+
+// OutputWant is what an exec step demands of a stream.
+type OutputWant struct {
+	Pos   Pos
+	Has   []string // each is in it
+	Lines *Number
 }
 
 // PlacedEntry is a wanted entry and its place in the file.
@@ -267,7 +388,8 @@ type PlacedEvent struct {
 	Want checks.EntryWant
 }
 
-// RuleHitWant demands the packet count of a rule; Rule is SERVICE/BACKEND.
+// RuleHitWant demands the packet count of a rule; Rule is SERVICE/BACKEND, SERVICE/reject, or NAME or
+// NAME.N of the lab's own rules: all of a text's, or its Nth.
 type RuleHitWant struct {
 	Pos  Pos
 	Rule string

@@ -41,6 +41,10 @@ func (f *fake) Do(_ context.Context, s *lab.Step) (lab.Outcome, error) {
 	}
 	return out, nil
 }
+func (f *fake) Look(_ context.Context, _ *lab.Step, out *lab.Outcome) error {
+	out.Snapshots = f.snaps
+	return nil
+}
 func (f *fake) Close(context.Context) (lab.Evidence, error) {
 	f.closed++
 	return lab.Evidence{}, nil

@@ -5,6 +5,7 @@ import (
 
 	"ctlab/checks"
 	"ctlab/checks/conntrack"
+	"ctlab/topology/service"
 )
 
 // serviceDraft is a service while it is read.
@@ -26,8 +27,8 @@ func serviceKeys() []key[*serviceDraft] {
 		}},
 		{"balance", func(d *decoder, s *serviceDraft, f field) { s.Balance = d.oneOf(f, []string{"random", "nth"}) }},
 		{"cleanup", func(d *decoder, s *serviceDraft, f field) {
-			modes := []string{string(CleanupNone), string(CleanupReconcile)}
-			s.Cleanup = Cleanup(d.oneOf(f, modes, "legacy", "reconcile-1.32"))
+			modes := []string{string(service.None), string(service.ReconcileCurrent)}
+			s.Cleanup.Mode = service.Mode(d.oneOf(f, modes, "legacy", "reconcile-1.32"))
 		}},
 	}, later[*serviceDraft]("empty", "masquerade", "external-ips", "load-balancer-ips", "session-affinity",
 		"external-traffic-policy", "internal-traffic-policy")...)
@@ -40,7 +41,7 @@ func (d *decoder) readServices() {
 	}
 	var drafts []*serviceDraft
 	for _, f := range section.fields {
-		s := &serviceDraft{Service: &Service{Pos: d.pos(f.key), Name: f.name(), Balance: "random", Cleanup: CleanupNone}, name: f.key}
+		s := &serviceDraft{Service: &Service{Pos: d.pos(f.key), Name: f.name(), Balance: "random", Style: service.DNAT, Empty: service.Nothing, Masquerade: service.MasqueradeAuto, Cleanup: Cleanup{Mode: service.None}}, name: f.key}
 		drafts = append(drafts, s)
 		d.lab.Services = append(d.lab.Services, s.Service)
 		d.names.services[s.Name] = s.Service
@@ -147,7 +148,7 @@ func (d *decoder) port(f field) (Port, bool) {
 	case proto == 0:
 		d.fail(f.value, "53/udp or 53/tcp", "ports: %s is no protocol of a service", checks.Quote(name))
 	default:
-		return Port{uint16(n), proto, uint16(n)}, true
+		return Port{Number: uint16(n), Proto: proto, Target: uint16(n)}, true
 	}
 	return Port{}, false
 }

@@ -2,14 +2,16 @@ package lab
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
 )
 
-// World plays a lab's steps: the kernel's world (lab/live) with real time, or a simulated one. All times
-// are counted from the start of the first step.
+// World plays a lab's steps. lab/play is its one implementation; what differs between the kernel
+// (lab/live) and the simulated network (lab/sim) lies below that. All times are counted from the start of
+// the first step.
 type World interface {
 	// Build makes the network, starts the servers and opens the clients' sockets.
 	Build(ctx context.Context) (Setting, error)
@@ -19,19 +21,23 @@ type World interface {
 	WaitUntil(ctx context.Context, at time.Duration) error
 	// Do plays one step. An Outcome may come with an error: it holds what there was before it.
 	Do(ctx context.Context, s *Step) (Outcome, error)
-	// Close reads everything once more, takes the network down and hands over the evidence. It must be
-	// called after Build, also if that failed.
+	// Look takes the step's snapshots once more, into its outcome (within, always).
+	Look(ctx context.Context, s *Step, out *Outcome) error
+	// Close ends background traffic, reads everything once more, takes the network down and hands over the
+	// evidence. It must be called after Build, also if that failed.
 	Close(ctx context.Context) (Evidence, error)
 }
 
 // Setting says where a lab is played.
 type Setting struct {
-	Kernel   string // release
-	Iptables string // version
-	Profile  string // of the model
-	Probed   string // what probing found
-	Nodes    int
-	Took     time.Duration // of Build
+	Kernel    string // release
+	Iptables  string // version
+	Profile   string // of the model
+	Probed    string // what probing found
+	Nodes     int
+	Took      time.Duration // of Build
+	Simulated bool          // predicted on virtual time; nothing was asked of a kernel
+	Seed      uint64        // of what is free, in a simulated world
 }
 
 // Outcome is what came of a step.
@@ -39,24 +45,42 @@ type Outcome struct {
 	Began, Ended time.Duration
 	Attempts     []Attempt
 	Restarted    *Restarted
-	Deleted      []conntrack.Entry // by a cleanup or a conntrack step
-	Snapshots    []Snapshot        // check
+	Deleted      []Deleted  // by a cleanup or a conntrack step
+	Snapshots    []Snapshot // check, and steps whose wants are about tables
+	Program      *Program   // exec
+	NotPlayed    string     // why this world cannot play the step; its wants are not judged
+}
+
+// Deleted is an entry that was deleted. Healthy says that the rules, as they are behind the step, could
+// still give its binding: deleting it was harm done.
+type Deleted struct {
+	Node    string
+	Entry   conntrack.Entry
+	Healthy bool
+}
+
+// Program is what an exec step ran.
+type Program struct {
+	Exit           int
+	Stdout, Stderr string
 }
 
 // Attempt is one request of a client and what became of it.
 type Attempt struct {
-	Client  string
-	Number  int // of the client's requests in this run, from 1
-	Control bool
-	Node    string // the tracked node on its way
-	Tuple   conntrack.Tuple
-	At      time.Duration
-	Class   Class
-	By      string // the node of the server that answered
-	Took    time.Duration
-	Err     string
-	Before  *Seen // the flow's entry just before sending; nil if there was none
-	After   *Seen // and after the outcome
+	Client     string
+	Number     int // of the client's requests in this run, from 1
+	Control    bool
+	Node       string // the tracked node on its way
+	Tuple      conntrack.Tuple
+	At         time.Duration
+	Class      Class
+	By         string         // the node of the server that answered
+	From       netip.AddrPort // with WrongSource: who answered
+	Background bool           // of a started client
+	Took       time.Duration
+	Err        string
+	Before     *Seen // the flow's entry just before sending; nil if there was none
+	After      *Seen // and after the outcome
 }
 
 // Seen is an entry that was read.
@@ -71,6 +95,7 @@ type Seen struct {
 type Restarted struct {
 	Server, From, To string
 	Death            Death
+	Reuse            string   // who has the address now
 	Services         []string // whose rules were replaced
 	Cleanup          Cleanup
 }
@@ -82,16 +107,27 @@ type Snapshot struct {
 	Entries []Seen
 	Hits    map[string]uint64 // packets by rule comment
 	Stats   map[string]uint32 // counters of conntrack -S, since the node was made
+	Since   map[string]uint32 // the same, since the last check of the node or since the step began
 	Events  []conntrack.Event // since the node was made
 }
 
 // Evidence is what is left when the network is gone.
 type Evidence struct {
-	Traces []trace.Trace
-	Final  []Snapshot     // the last read of each tracked node
-	Asked  map[string]int // questions that reached each server, by the node on which it ran
-	Waits  time.Duration  // time that the script waited: pauses, and outcomes of requests
-	Taken  []Phase        // where ctlab's own time went
+	Traces  []trace.Trace
+	Final   []Snapshot     // the last read of each tracked node
+	Asked   map[string]int // questions that reached each server, by the node on which it ran
+	Waits   time.Duration  // time that the script waited: pauses, and outcomes of requests
+	Taken   []Phase        // where ctlab's own time went
+	Margins []Margin       // of a simulated world: what came near a boundary
+}
+
+// Margin is something that came within 50 ms of a boundary, so that a world with real time may see it
+// on the other side.
+type Margin struct {
+	At   time.Duration
+	Node string
+	What string        // such as "udp app:40053 > kube-dns:53: is it older than 2 s?"
+	Off  time.Duration // how far from the boundary; below 0 before it
 }
 
 // Phase is a part of ctlab's own time.

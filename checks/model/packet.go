@@ -18,13 +18,14 @@ type Left struct {
 
 // Outcome is what became of a packet.
 type Outcome struct {
-	CT      string           // ctinfo, or "invalid", or "untracked"; "" where tracking is off
-	Entry   *conntrack.Tuple // the original tuple of the packet's entry
-	Asked   bool             // the destination NAT rules were asked
-	Steps   []Step
-	Dropped string // where and why, or ""
-	Local   bool   // delivered to the namespace's own stack
-	Left    []Left // what leaves because of it, now
+	CT        string           // ctinfo, or "invalid", or "untracked"; "" where tracking is off
+	Entry     *conntrack.Tuple // the original tuple of the packet's entry
+	Asked     bool             // the destination NAT rules were asked
+	Steps     []Step
+	Dropped   string            // where and why, or ""
+	Local     bool              // delivered to the namespace's own stack
+	Delivered *conntrack.Packet // as the stack got it, if Local
+	Left      []Left            // what leaves because of it, now
 }
 
 // walk is a packet on its way through the hooks.

@@ -16,20 +16,24 @@ type Kind string
 
 // Inputs: what the namespace was given. A read is one, as it evicts what has expired.
 const (
-	Packet  Kind = "packet"  // DEV PACKET: arrived at the door of PREROUTING
-	ARP     Kind = "arp"     // DEV ADDRESS: a neighbour announced itself
-	Neigh   Kind = "neigh"   // DEV ADDRESS: a neighbour was given up or deleted
-	Rules   Kind = "rules"   // restore|noflush, with the text
-	Sysctl  Kind = "sysctl"  // KEY VALUE
-	Listen  Kind = "listen"  // somebody listens to events from now on
-	Link    Kind = "link"    // DEV up|down
-	Address Kind = "address" // DEV ADDRESS/PREFIX
-	Routing Kind = "route"   // TO dev DEV, or TO via ADDRESS dev DEV
-	Get     Kind = "get"     // TUPLE
-	Dump    Kind = "dump"
-	Delete  Kind = "delete" // TUPLE
-	Flush   Kind = "flush"
-	Create  Kind = "create" // ENTRY
+	Packet    Kind = "packet"     // DEV PACKET: arrived at the door of PREROUTING
+	ARP       Kind = "arp"        // DEV ADDRESS: a neighbour announced itself
+	Neigh     Kind = "neigh"      // DEV ADDRESS: a neighbour was given up or deleted
+	Rules     Kind = "rules"      // restore|noflush, with the text
+	Sysctl    Kind = "sysctl"     // KEY VALUE
+	Listen    Kind = "listen"     // somebody listens to events from now on
+	Link      Kind = "link"       // DEV up|down|gone
+	Address   Kind = "address"    // DEV ADDRESS/PREFIX
+	NoAddress Kind = "no-address" // DEV ADDRESS/PREFIX: taken away
+	Routing   Kind = "route"      // TO dev DEV, or TO via ADDRESS dev DEV
+	NoRouting Kind = "no-route"   // the same, taken away
+	Socket    Kind = "socket"     // open|close LOCAL:PORT [> REMOTE:PORT]: a UDP socket of the namespace's own
+	Send      Kind = "send"       // PACKET: one of those sent it; ttl and ip-id are the kernel's choice
+	Get       Kind = "get"        // TUPLE
+	Dump      Kind = "dump"
+	Delete    Kind = "delete" // TUPLE
+	Flush     Kind = "flush"
+	Create    Kind = "create" // ENTRY
 )
 
 // Seen: what the namespace was observed to do or to hold.
@@ -68,8 +72,9 @@ type Record struct {
 	At   time.Duration  // since the recording began
 	Span conntrack.Span // the ticks within which the kernel acted
 	Kind Kind
-	Args string // as the kind's comment says
-	Text string // several lines, for the kinds that have a text
+	Took time.Duration // of an act that took its time: it happened at some moment from At to At+Took
+	Args string        // as the kind's comment says
+	Text string        // several lines, for the kinds that have a text
 }
 
 // Input reports whether the record is an input.

@@ -30,12 +30,14 @@ var allowed = map[string]struct {
 	"topology/service": {ours: []string{"checks/conntrack"}, pure: true},
 	"dnsserver":        {others: []string{"github.com/miekg/dns"}},
 	"traffic":          {others: []string{"github.com/miekg/dns"}},
-	"lab":              {ours: []string{"checks", "checks/conntrack", "checks/model", "checks/trace"}, others: []string{"gopkg.in/yaml.v3"}},
-	"lab/report":       {ours: []string{"lab", "checks", "checks/conntrack", "checks/model", "checks/trace"}},
-	"lab/live": {ours: []string{"lab", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
+	"lab":              {ours: []string{"checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}, others: []string{"gopkg.in/yaml.v3"}},
+	"lab/report":       {ours: []string{"lab", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
+	"lab/play":         {ours: []string{"lab", "checks", "checks/conntrack", "checks/model", "topology/service"}, pure: true},
+	"lab/sim":          {ours: []string{"lab", "lab/play", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
+	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
 		"checks/trace", "checks/kernel", "checks/observe", "internal/netns"}, others: []string{"golang.org/x/sys"}},
 	"labs": {},
-	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/report", "labs", "checks/model", "checks/trace", "topology"},
+	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology"},
 		others: []string{"github.com/spf13/cobra"}},
 }
 

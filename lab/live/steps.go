@@ -262,7 +262,7 @@ func (w *World) follow(ctx context.Context, spec *lab.Service, r *lab.Restarted,
 		if err := w.load(ctx, t, service.Change(svc, t.spec.Anchor), true); err != nil {
 			return err
 		}
-		if spec.Cleanup != lab.CleanupReconcile {
+		if spec.Cleanup.Mode != service.ReconcileCurrent {
 			continue
 		}
 		if err := w.reconcile(t, svc, out); err != nil {
@@ -297,7 +297,7 @@ func (w *World) delete(t *tracked, e conntrack.Entry, out *lab.Outcome) error {
 	}
 	t.rec.did(at, trace.Delete, e.Orig.Line(), "")
 	if found {
-		out.Deleted = append(out.Deleted, e)
+		out.Deleted = append(out.Deleted, lab.Deleted{Node: t.spec.Name, Entry: e})
 	}
 	return nil
 }
@@ -331,7 +331,7 @@ func (w *World) change(s *lab.Step, out *lab.Outcome) error {
 			}
 			t.rec.did(at, trace.Flush, "", "")
 			for _, e := range seen {
-				out.Deleted = append(out.Deleted, e.Entry)
+				out.Deleted = append(out.Deleted, lab.Deleted{Node: t.spec.Name, Entry: e.Entry})
 			}
 			continue
 		}
@@ -345,6 +345,12 @@ func (w *World) change(s *lab.Step, out *lab.Outcome) error {
 		}
 	}
 	return nil
+}
+
+// Look takes the step's snapshots once more.
+func (w *World) Look(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
+	out.Snapshots = nil
+	return w.check(ctx, s, out)
 }
 
 var _ lab.World = (*World)(nil)

@@ -10,6 +10,7 @@ import (
 	"ctlab/checks/model"
 	"ctlab/checks/trace"
 	"ctlab/lab"
+	"ctlab/topology/service"
 )
 
 // Options of a text report.
@@ -188,7 +189,7 @@ func restarted(out *lab.Outcome) string {
 		return s
 	}
 	s += ", rules replaced"
-	if r.Cleanup == lab.CleanupNone {
+	if r.Cleanup.Mode == service.None {
 		return s + ", no cleanup"
 	}
 	return s + fmt.Sprintf(", cleanup deleted %d", len(out.Deleted))

@@ -20,19 +20,73 @@ type Backend struct {
 
 // Port of a service.
 type Port struct {
-	Number uint16
-	Proto  uint8
-	Target uint16
+	Name     string
+	Number   uint16
+	Proto    uint8 // conntrack.UDP or conntrack.TCP
+	Target   uint16
+	NodePort uint16 // 0: none
 }
+
+// Style is how a service's rules are written.
+type Style string
+
+// The styles.
+const (
+	DNAT      Style = "dnat"       // the fewest rules: one a port and backend
+	KubeProxy Style = "kube-proxy" // the chains of kube-proxy's iptables mode
+)
+
+// Empty is what becomes of packets to a service that has no backend.
+type Empty string
+
+// The three answers.
+const (
+	Nothing Empty = "nothing" // no rule matches
+	Reject  Empty = "reject"  // port unreachable, as kube-proxy does
+	Drop    Empty = "drop"
+)
+
+// Masquerade is which flows of a service get a new source.
+type Masquerade string
+
+// The answers. As the style does means, for kube-proxy: what comes by node port, external or load-balancer
+// IP, and a backend that calls its own service (hairpin); for dnat: nothing.
+const (
+	MasqueradeAuto Masquerade = "auto"
+	MasqueradeAll  Masquerade = "all"
+	MasqueradeNone Masquerade = "none"
+)
 
 // Service is a VIP and what stands behind it.
 type Service struct {
-	Name     string
-	VIP      netip.Addr
-	Ports    []Port
-	Backends []Backend
-	ByTurns  bool // nth instead of random
+	Name            string
+	VIP             netip.Addr
+	ExternalIPs     []netip.Addr
+	LoadBalancerIPs []netip.Addr
+	Ports           []Port
+	Backends        []Backend
+	Style           Style      // "": DNAT
+	ByTurns         bool       // nth instead of random
+	Empty           Empty      // "": Nothing
+	Masquerade      Masquerade // "": auto
 }
+
+// Own are rules of a lab's own, under a name: what iptables-save prints, or lines as typed after iptables.
+type Own struct{ Name, Text string }
+
+// Mode is which entries are deleted when a service's backends change.
+type Mode string
+
+// The modes, each with the gaps that it had (pkg/proxy/conntrack).
+const (
+	None             Mode = "none"
+	Legacy           Mode = "legacy"            // conntrack -D --orig-dst FRONTEND --dst-nat REMOVED-ENDPOINT, up to 1.31: misses entries without DNAT
+	Reconcile132     Mode = "reconcile-1.32"    // by reply source; passes over services without endpoints, and matches external and load-balancer IPs without the port
+	ReconcileCurrent Mode = "reconcile-current" // by reply source and port, also when no endpoint is left (kubernetes/kubernetes#139628)
+)
+
+// Modes lists the modes in the order of the documentation.
+func Modes() []Mode { return []Mode{None, Legacy, Reconcile132, ReconcileCurrent} }
 
 // anchorChain holds the anchor rule. Nothing jumps to it: its rule counts no packet and changes no
 // verdict, but as a rule that asks for conntrack state it keeps tracking on.
