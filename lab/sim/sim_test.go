@@ -368,6 +368,7 @@ func TestPendingError(t *testing.T) {
 	w.pass(time.Millisecond)
 	w.want(w.ask(c), "refused")
 	w.want(w.ask(c), "timeout")
+	w.pass(time.Millisecond)
 	if tr := w.close(); count(tr, trace.Packet, flow) != 2 {
 		t.Errorf("%d packets, want 2: nothing is sent where an error waits", count(tr, trace.Packet, flow))
 	}
@@ -405,7 +406,7 @@ func TestBackground(t *testing.T) {
 	}
 	for i, r := range got {
 		want := lab.Answered
-		if r.At > time.Second {
+		if r.At >= time.Second {
 			want = lab.Timeout
 		}
 		if r.Class != want || r.At != time.Duration(i)*20*time.Millisecond {
@@ -557,7 +558,7 @@ func TestRefusedActs(t *testing.T) {
 	other.Source = netip.MustParseAddr("10.9.9.9")
 	w.open()
 	for name, err := range map[string]error{
-		"address in use":                 second(w.Serve(t.Context(), "one", netip.MustParseAddrPort("0.0.0.0:53"), "one")),
+		"address already in use":         second(w.Serve(t.Context(), "one", netip.MustParseAddrPort("0.0.0.0:53"), "one")),
 		"cannot assign":                  second(w.Serve(t.Context(), "one", netip.MustParseAddrPort("10.9.9.9:53"), "one")),
 		"cannot assign requested":        second(w.Open(&other, 1)),
 		"client: address already in use": second(w.Open(w.lab.Clients[0], 40053)),
