@@ -252,20 +252,23 @@ func (w *World) removeAddress(host string) error {
 
 // follow gives a service its new backend, then cleans up as its mode says.
 func (w *World) follow(ctx context.Context, spec *lab.Service, r *lab.Restarted, out *lab.Outcome) error {
-	backs := slices.Clone(w.backs[spec.Name])
+	was := w.backs[spec.Name]
+	backs := slices.Clone(was)
 	backs[slices.Index(backs, r.From)] = r.To
-	w.backs[spec.Name] = slices.Compact(backs)
-	svc := w.service(spec)
+	old := w.service(spec)
 	r.Cleanup = spec.Cleanup
 	for _, on := range spec.On {
 		t := w.trackedNode(on)
-		if err := w.load(ctx, t, service.Change(svc, t.spec.Anchor), true); err != nil {
+		w.backs[spec.Name] = was
+		before := w.services(t)
+		w.backs[spec.Name] = slices.Compact(backs)
+		if err := w.load(ctx, t, service.Change(before, w.services(t), t.spec.Anchor), true); err != nil {
 			return err
 		}
 		if spec.Cleanup.Mode != service.ReconcileCurrent {
 			continue
 		}
-		if err := w.reconcile(t, svc, out); err != nil {
+		if err := w.reconcile(t, old, w.service(spec), out); err != nil {
 			return err
 		}
 	}
@@ -273,7 +276,7 @@ func (w *World) follow(ctx context.Context, spec *lab.Service, r *lab.Restarted,
 }
 
 // reconcile deletes what kube-proxy would: list the table, then delete entry by entry.
-func (w *World) reconcile(t *tracked, svc service.Service, out *lab.Outcome) error {
+func (w *World) reconcile(t *tracked, before, after service.Service, out *lab.Outcome) error {
 	seen, err := w.dump(t)
 	if err != nil {
 		return err
@@ -282,7 +285,7 @@ func (w *World) reconcile(t *tracked, svc service.Service, out *lab.Outcome) err
 	for _, s := range seen {
 		table = append(table, s.Entry)
 	}
-	for _, e := range service.StaleEntries(svc, table) {
+	for _, e := range service.Stale(service.ReconcileCurrent, before, after, table) {
 		if err := w.delete(t, e, out); err != nil {
 			return err
 		}

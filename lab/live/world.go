@@ -296,15 +296,10 @@ func (w *World) buildRules(ctx context.Context) error {
 		w.backs[s.Name] = s.Backends
 	}
 	for _, t := range w.tracked {
-		var services []service.Service
-		for _, s := range w.lab.Services {
-			for _, on := range s.On {
-				if on == t.spec.Name {
-					services = append(services, w.service(s))
-				}
-			}
+		text, err := service.Rules(w.services(t), nil, t.spec.Anchor)
+		if err != nil {
+			return err
 		}
-		text := service.Rules(services, t.spec.Anchor)
 		if text == "" {
 			continue
 		}
@@ -313,6 +308,17 @@ func (w *World) buildRules(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// services are those of a node, with their present backends.
+func (w *World) services(t *tracked) []service.Service {
+	var out []service.Service
+	for _, s := range w.lab.Services {
+		if slices.Contains(s.On, t.spec.Name) {
+			out = append(out, w.service(s))
+		}
+	}
+	return out
 }
 
 // load loads rules into a tracked node, and into the model of its rules that tells stale entries.
