@@ -1,0 +1,247 @@
+package play
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
+	"ctlab/lab"
+)
+
+// World plays a lab on a Ground. It implements lab.World.
+type World struct {
+	lab     *lab.Lab
+	ground  Ground
+	tracked []*tracked // in the order of the file
+	servers map[string]*server
+	clients map[string]*client
+	backs   map[string][]string // backends of each service, by node name
+	asked   map[string]int      // questions that reached servers, by the node on which they ran
+	where   map[netip.Addr]string
+	ended   map[string]time.Duration // when named steps were over
+	started bool                     // Build came to its end
+	built   bool                     // Build began
+
+	mu sync.Mutex // what background clients report: attempts, counts and flows
+}
+
+// tracked is a node whose table is looked at.
+type tracked struct {
+	spec    *lab.Node
+	rules   *model.Ruleset // as loaded, to tell stale entries
+	own     []lab.Rules    // the lab's own rules, as they are now
+	dropped []netip.Addr   // addresses to which a policy drops everything
+	jumps   bool           // FORWARD leads to that policy
+	addrs   map[netip.Addr]bool
+	flows   []flow
+	index   map[conntrack.Tuple]int // of flows
+	checked map[string]uint32       // counters at the last check
+}
+
+type server struct {
+	spec    *lab.Server
+	on      string
+	running []Server // one an address
+}
+
+type client struct {
+	spec   *lab.Client
+	router *tracked // the node that tracks its packets; nil if none does
+	socket Socket   // nil: a fresh one for each question
+	asked  int
+	run    Running
+	since  time.Duration // when the background began
+	past   []lab.Attempt // of the background
+}
+
+// New prepares a world; nothing is made yet.
+func New(l *lab.Lab, g Ground) *World {
+	return &World{lab: l, ground: g, servers: map[string]*server{}, clients: map[string]*client{}, backs: map[string][]string{},
+		asked: map[string]int{}, where: map[netip.Addr]string{}, ended: map[string]time.Duration{}}
+}
+
+// Build makes the network, loads the rules, starts the servers and opens the clients' sockets. The setting's
+// Took is the ground's part.
+func (w *World) Build(ctx context.Context) (lab.Setting, error) {
+	w.built = true
+	set, err := w.ground.Build(ctx)
+	if err != nil {
+		return set, err
+	}
+	w.look()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{{"rules", w.buildRules}, {"programs", w.buildPrograms}} {
+		if err := ctx.Err(); err != nil {
+			return set, err
+		}
+		if err := step.do(ctx); err != nil {
+			return set, fmt.Errorf("build %s: %w", step.name, err)
+		}
+	}
+	w.started = true
+	return set, w.ground.Ready()
+}
+
+// look notes who is where at the beginning.
+func (w *World) look() {
+	for _, n := range w.lab.Nodes {
+		if n.Router {
+			w.tracked = append(w.tracked, &tracked{spec: n, rules: model.NewRuleset(), own: n.Rules, addrs: map[netip.Addr]bool{},
+				index: map[conntrack.Tuple]int{}, checked: map[string]uint32{}})
+		}
+	}
+	for _, n := range w.lab.Nodes {
+		if t := w.trackedNode(n.Name); t != nil {
+			for _, a := range n.Local {
+				t.addrs[a.Addr()] = true
+			}
+			continue
+		}
+		for _, a := range append([]netip.Prefix{n.Address}, n.Also...) {
+			w.where[a.Addr()] = n.Name
+		}
+		if t := w.trackedNode(n.Uplink); t != nil {
+			t.addrs[n.Gateway] = true
+		}
+	}
+	for _, s := range w.lab.Services {
+		w.backs[s.Name] = s.Backends
+	}
+}
+
+func (w *World) buildPrograms(ctx context.Context) error {
+	for _, spec := range w.lab.Servers {
+		s := &server{spec: spec, on: spec.On}
+		w.servers[spec.Name] = s
+		if spec.Stopped {
+			continue
+		}
+		if err := w.startServer(ctx, s, spec.On); err != nil {
+			return err
+		}
+	}
+	for _, spec := range w.lab.Clients {
+		c := &client{spec: spec, router: w.trackedNode(spec.On)}
+		if c.router == nil {
+			c.router = w.trackedNode(w.lab.Node(spec.On).Uplink)
+		}
+		w.clients[spec.Name] = c
+		if spec.SourcePort == 0 {
+			continue
+		}
+		var err error
+		if c.socket, err = w.ground.Open(spec, spec.SourcePort); err != nil {
+			return fmt.Errorf("client %s: %w", spec.Name, err)
+		}
+	}
+	return nil
+}
+
+func (w *World) trackedNode(name string) *tracked {
+	for _, t := range w.tracked {
+		if t.spec.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// Now is the time since the first step began.
+func (w *World) Now() time.Duration { return w.ground.Now() }
+
+// WaitUntil waits for a moment.
+func (w *World) WaitUntil(ctx context.Context, at time.Duration) error {
+	return w.ground.WaitUntil(ctx, at)
+}
+
+// Do plays one step.
+func (w *World) Do(ctx context.Context, s *lab.Step) (out lab.Outcome, err error) {
+	out.Began = w.Now()
+	before, err := w.countersBefore(s)
+	if err == nil {
+		err = w.act(ctx, s, &out)
+	}
+	if errors.Is(err, ErrNotSimulated) {
+		out.NotPlayed, err = err.Error(), nil
+	}
+	if err == nil {
+		w.tellHarm(&out)
+		err = w.check(ctx, s, before, &out)
+	}
+	out.Ended = w.Now()
+	if s.Name != "" {
+		w.ended[s.Name] = out.Ended
+	}
+	return out, err
+}
+
+func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
+	switch s.Kind {
+	case lab.Query:
+		return w.query(ctx, s, out)
+	case lab.Start:
+		return w.start(ctx, s)
+	case lab.Stop:
+		return w.stop(ctx, s, out)
+	case lab.Restart:
+		return w.restart(ctx, s, out)
+	case lab.SetBackends:
+		return w.setBackends(ctx, s, out)
+	case lab.SetRules:
+		return w.setRules(ctx, s)
+	case lab.SetSysctl, lab.SetLink, lab.SetAddress, lab.SetRoute:
+		return w.change(s)
+	case lab.Table:
+		return w.table(s, out)
+	case lab.Wait:
+		return w.WaitUntil(ctx, out.Began+s.Wait)
+	case lab.Exec:
+		p, err := w.ground.Exec(ctx, s.Nodes[0], s.Argv)
+		out.Program = &p
+		return err
+	case lab.Check:
+		return nil
+	}
+	return fmt.Errorf("a %s step is not supported", s.Kind)
+}
+
+// Close ends the background, reads everything once more and takes the network down.
+func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
+	if !w.built {
+		return lab.Evidence{}, nil
+	}
+	var errs []error
+	for _, c := range w.clients {
+		if c.run != nil {
+			errs = append(errs, c.run.Stop(ctx))
+		}
+	}
+	var final []lab.Snapshot
+	if w.started {
+		for _, t := range w.tracked {
+			snap, err := w.snapshot(ctx, t, nil)
+			errs = append(errs, err)
+			final = append(final, snap)
+		}
+	}
+	for _, c := range w.clients {
+		if c.socket != nil {
+			errs = append(errs, c.socket.Close())
+		}
+	}
+	for _, s := range w.servers {
+		errs = append(errs, w.stopServer(ctx, s))
+	}
+	ev, err := w.ground.Close(ctx)
+	ev.Final, ev.Asked = final, w.asked
+	return ev, errors.Join(append(errs, err)...)
+}
+
+var _ lab.World = (*World)(nil)
