@@ -59,7 +59,7 @@ func (t *text) said(s *lab.StepResult) []string {
 	case lab.Start:
 		return []string{started(s.Step)}
 	case lab.Stop:
-		return append(t.stopped(s.Step), traffic(out.Attempts, true)...)
+		return append(stopped(s.Step), traffic(out.Attempts, true)...)
 	case lab.Restart:
 		return []string{t.restarted(out)}
 	case lab.SetBackends:
@@ -140,18 +140,11 @@ func started(s *lab.Step) string {
 	return said
 }
 
-func (t *text) stopped(s *lab.Step) []string {
+func stopped(s *lab.Step) []string {
 	if len(s.Servers) == 0 {
 		return nil
 	}
-	said := "down"
-	for _, d := range t.past.deaths {
-		if d.how == s.Death && d.reuse == s.Reuse {
-			said = "down" + gone(d.how, d.reuse)
-			break
-		}
-	}
-	return []string{said}
+	return []string{"down" + gone(s.Death, s.Reuse)}
 }
 
 // traffic is the tally of requests, of those from fresh ports, and (of background traffic) the outage.

@@ -12,7 +12,8 @@ type history struct {
 	lab     *lab.Lab
 	changes []change
 	deaths  []death
-	places  map[string]string // of servers at the end: the node, or "" for one that is stopped
+	places  map[string]string // of servers: the node on which each runs, or ran
+	running map[string]bool   // servers, at the end
 }
 
 // change is a service's backends before and after a step.
@@ -32,16 +33,13 @@ type death struct {
 }
 
 func newHistory(r *lab.Result) *history {
-	h := &history{lab: r.Lab, places: map[string]string{}}
+	h := &history{lab: r.Lab, places: map[string]string{}, running: map[string]bool{}}
 	now := map[string][]string{}
 	for _, s := range r.Lab.Services {
 		now[s.Name] = s.Backends
 	}
 	for _, s := range r.Lab.Servers {
-		h.places[s.Name] = s.On
-		if s.Stopped {
-			h.places[s.Name] = ""
-		}
+		h.places[s.Name], h.running[s.Name] = s.On, !s.Stopped
 	}
 	for i := range r.Steps {
 		h.step(&r.Steps[i], now)
@@ -60,7 +58,7 @@ func (h *history) step(s *lab.StepResult, now map[string][]string) {
 		if r == nil {
 			return
 		}
-		h.places[r.Server] = r.To
+		h.places[r.Server], h.running[r.Server] = r.To, true
 		if r.From != r.To {
 			h.deaths = append(h.deaths, death{out.Began, r.From, r.Death, r.Reuse})
 		}
@@ -71,16 +69,12 @@ func (h *history) step(s *lab.StepResult, now map[string][]string) {
 		h.change(s, s.Step.Service, now, newBackends(s.Step, now[s.Step.Service]))
 	case lab.Start:
 		for _, name := range s.Step.Servers {
-			if srv := h.lab.Server(name); srv != nil {
-				h.places[name] = srv.On
-			}
+			h.running[name] = true
 		}
 	case lab.Stop:
 		for _, name := range s.Step.Servers {
-			if on := h.places[name]; on != "" {
-				h.deaths = append(h.deaths, death{out.Began, on, s.Step.Death, s.Step.Reuse})
-			}
-			h.places[name] = ""
+			h.deaths = append(h.deaths, death{out.Began, h.places[name], s.Step.Death, s.Step.Reuse})
+			h.running[name] = false
 		}
 	}
 }
@@ -91,10 +85,13 @@ func (h *history) change(s *lab.StepResult, service string, now map[string][]str
 }
 
 func replaced(backends []string, from, to string) []string {
-	out := slices.Clone(backends)
-	for i := range out {
-		if out[i] == from {
-			out[i] = to
+	var out []string
+	for _, b := range backends {
+		if b == from {
+			b = to
+		}
+		if !slices.Contains(out, b) {
+			out = append(out, b)
 		}
 	}
 	return out
@@ -161,8 +158,8 @@ func (h *history) of(step int, service string) (change, bool) {
 
 // died is the last end of a server on a node, if none runs there at the end.
 func (h *history) died(node string) (death, bool) {
-	for _, on := range h.places {
-		if on == node {
+	for server, on := range h.places {
+		if on == node && h.running[server] {
 			return death{}, false
 		}
 	}
