@@ -95,7 +95,7 @@ func (n Names) seen(e *lab.Seen) string {
 	return s + " " + left(x)
 }
 
-func left(e *conntrack.Entry) string { return (time.Duration(e.Timeout) * time.Second).String() }
+func left(e *conntrack.Entry) string { return fmt.Sprintf("%ds", e.Timeout) }
 
 // dnatted reports whether the entry sends its packets elsewhere than the client said.
 func dnatted(x *conntrack.Entry) bool { return x.Status.Has(conntrack.DstNAT) }
@@ -136,11 +136,11 @@ func span(d time.Duration) string {
 	return sec(d)
 }
 
-// wrap breaks text into lines of at most width characters, at blanks.
+// wrap breaks text into lines of at most width characters, at blanks but not between a number and its unit.
 func wrap(s string, width int) []string {
 	var lines []string
 	line := ""
-	for _, w := range strings.Fields(s) {
+	for _, w := range words(s) {
 		switch {
 		case line == "":
 			line = w
@@ -152,4 +152,17 @@ func wrap(s string, width int) []string {
 		}
 	}
 	return append(lines, line)
+}
+
+func words(s string) []string {
+	var out []string
+	for _, w := range strings.Fields(s) {
+		unit := strings.TrimRight(w, ",.;:)")
+		if n := len(out); n > 0 && (unit == "ms" || unit == "s") {
+			out[n-1] += " " + w
+			continue
+		}
+		out = append(out, w)
+	}
+	return out
 }

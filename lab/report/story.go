@@ -59,12 +59,14 @@ func (t *text) node(snap *lab.Snapshot) {
 		t.line("  %d more stale %s on %s will expire: no client hits them again.", idle, plural(idle, "entry", "entries"), snap.Node)
 	}
 	t.counters(snap)
+	compare, look := "sudo ctlab compare "+t.r.Lab.File, "sudo ctlab run "+t.r.Lab.File+" --keep"
+	if t.r.Setting.Simulated {
+		compare, look = "ctlab compare --predicted "+t.r.Lab.File, "ctlab explain "+t.r.Lab.File
+	}
 	if len(t.r.Lab.Variants) > 0 {
-		t.line("  What else can happen, and what cures it: $ sudo ctlab compare %s", t.r.Lab.File)
+		t.line("  What else can happen, and what cures it: $ %s", compare)
 	}
-	if !t.r.Setting.Simulated {
-		t.line("  Look yourself: $ sudo ctlab run %s --keep", t.r.Lab.File)
-	}
+	t.line("  Look yourself: $ %s", look)
 }
 
 func (t *text) plight(e *lab.Seen) plight {
@@ -232,14 +234,14 @@ func (t *text) row(a *lab.Attempt) row {
 	for _, h := range t.handled(a) {
 		r.asked = "no"
 		if h.Outcome.Asked {
-			r.asked = "yes" + t.given(a)
+			r.asked = "yes" + t.bound(a)
 		}
 	}
 	return r
 }
 
-// given is what the rules gave to a flow's first packet.
-func (t *text) given(a *lab.Attempt) string {
+// bound is what the rules gave to a flow's first packet.
+func (t *text) bound(a *lab.Attempt) string {
 	switch {
 	case a.After == nil:
 		return ""

@@ -51,8 +51,8 @@ func columnNames() []string {
 const (
 	variantColumn = 0
 	entryColumn   = 3
-	narrowVariant = 24
-	narrowEntry   = 20
+	narrowVariant = 20
+	narrowEntry   = 16
 )
 
 // ComparisonText writes a comparison as a table of at most 100 columns.
