@@ -1,6 +1,10 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+
+	"ctlab/checks/conntrack"
+)
 
 // ChoiceKind says what is free in a Choice.
 type ChoiceKind string
@@ -8,18 +12,20 @@ type ChoiceKind string
 // The kinds of choices.
 const (
 	ChooseBackend ChoiceKind = "backend" // statistic --mode random matched or not
-	ChoosePort    ChoiceKind = "port"    // a source port that NAT picks at random
+	ChoosePort    ChoiceKind = "port"    // where NAT starts to search for a port: it takes the first free one from there
 	ChooseTiming  ChoiceKind = "timing"  // a branch that the Spans cannot decide
+	ChooseOrder   ChoiceKind = "order"   // which of two overlapping acts came first; declared by the replay
 )
 
 // Choice is a point at which the kernel is free, or at which the recorded inputs cannot tell what it
 // did. It is declared, with the number of its allowed answers, before anything observed settles it.
 type Choice struct {
 	Kind    ChoiceKind
-	Subject string // what it is about
-	Options int    // answers 0 to Options-1 are allowed
-	First   int    // what answer 0 stands for, where answers are numbers (a port)
-	About   string // the packet's line, where a choice belongs to a packet
+	Subject string          // what it is about
+	Options int             // answers 0 to Options-1 are allowed
+	First   int             // what answer 0 stands for, where answers are numbers (a port)
+	About   string          // the packet's line, where a choice belongs to a packet
+	Flow    conntrack.Tuple // the original tuple of the packet's entry, where it has one
 }
 
 // String says what is free.

@@ -74,45 +74,39 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) {
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
 const quoteLimit = 576 - 20 - 8
 
-// ownError is icmp_send: the namespace's stack answers the packet with an error about it, which belongs
-// to the packet's entry (nf_conntrack_attach) and passes OUTPUT and POSTROUTING. delivered says that the
-// packet had reached the namespace itself.
-func (n *Namespace) ownError(about *walk, typ, code uint8, delivered bool) []Left {
-	if about.p.Proto == conntrack.ICMP && about.p.IsError() {
-		return nil // never an error about an error
+// ownError is icmp_send: the namespace's stack answers a packet with an error about it, which belongs to
+// the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
+// What the namespace itself sent is answered over lo.
+func (n *Namespace) ownError(about *walk, typ, code uint8) {
+	if about.p.IsError() {
+		return // never an error about an error
 	}
-	r, ok := n.route(about.p.Src)
+	r, ok := n.routeOut(about.p.Src)
 	if !ok {
-		return nil
+		return
 	}
 	quote := *about.p
 	quote.Bad = ""
-	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceOn(r.Dev), Dst: quote.Src,
+	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
-	if delivered {
+	if n.isLocal(quote.Dst) {
 		p.Src = quote.Dst
 	}
-	if !n.rateAllows(p.Dst, about.at) {
-		return nil
+	if r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
+		return
 	}
-	w := &walk{at: about.at, p: p, owned: true, out: r.Dev, local: true, hook: "OUTPUT", ct: about.ct, info: noInfo}
+	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
 	if about.ct != nil {
 		w.info = relatedReply
 		if about.info.dir() == reply {
 			w.info = related
 		}
 	}
-	if !n.table(w, "raw") || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) || !n.table(w, "filter") || !n.postrouting(w) {
-		return nil
+	n.localOut(w, r)
+	about.lefts = append(about.lefts, w.lefts...)
+	if w.delivered != nil {
+		about.delivered = w.delivered
 	}
-	return n.output(w, r, true)
-}
-
-func (n *Namespace) sourceOn(dev string) netip.Addr {
-	if l := n.links[dev]; l != nil && len(l.addrs) > 0 {
-		return l.addrs[0].Addr()
-	}
-	return netip.Addr{}
 }
 
 // rate is the token bucket of ICMP errors towards one destination (inet_peer_xrlim_allow): a token a

@@ -52,7 +52,7 @@ func TestBindings(t *testing.T) {
 func TestUnknownRulesAreNamed(t *testing.T) {
 	for text, name := range map[string]string{
 		"*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m u32 --u32 0=1 -j ACCEPT\nCOMMIT": `match "u32"`,
-		"*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT":            `target "MASQUERADE"`,
+		"*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j TEE --gateway 10.0.0.1\nCOMMIT":     `target "TEE"`,
 		"*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j nowhere\nCOMMIT":                 `"nowhere"`,
 		"*broute\nCOMMIT": `table "broute"`,
 		"*nat\n":          "has no COMMIT",
@@ -77,8 +77,8 @@ func TestNoflush(t *testing.T) {
 	if hits := rs.Hits(); len(hits) != 2 || hits[0].Chain != "PREROUTING" || hits[1].Chain != "svc" {
 		t.Errorf("%v", hits)
 	}
-	if !rs.needsConntrack() {
-		t.Error("a nat chain keeps tracking on")
+	if rs.needsConntrack() {
+		t.Error("a nat chain without a NAT target does not keep tracking on")
 	}
 	if rs := load(t, "*filter\n:x - [0:0]\n-A x -m conntrack --ctstate INVALID\nCOMMIT\n"); !rs.needsConntrack() {
 		t.Error("a rule in a chain to which nothing jumps keeps tracking on")
@@ -130,6 +130,28 @@ func TestCount(t *testing.T) {
 	for at, want := range map[conntrack.Tick][2]int{2: {1, 1}, 7500: {1, 1}, 7501: {0, 1}} {
 		if least, most := n.Count(conntrack.At(at)); least != want[0] || most != want[1] {
 			t.Errorf("at tick %d: %d..%d, want %v", at, least, most, want)
+		}
+	}
+}
+
+// find_best_ips_proto's hash, with what was seen on 6.18.
+func TestBestAddress(t *testing.T) {
+	for _, c := range []struct {
+		src, dst, from, to string
+		m                  manip
+		persistent         bool
+		want               string
+	}{
+		{"10.77.1.2", "10.77.2.2", "10.77.2.10", "10.77.2.29", srcManip, false, "10.77.2.27"},
+		{"10.77.1.2", "10.77.2.3", "10.77.2.10", "10.77.2.29", srcManip, false, "10.77.2.25"},
+		{"10.77.1.2", "10.77.2.2", "10.77.2.10", "10.77.2.29", srcManip, true, "10.77.2.28"},
+		{"10.77.1.3", "10.77.2.2", "10.77.2.10", "10.77.2.29", srcManip, true, "10.77.2.11"},
+		{"10.77.1.2", "10.96.0.10", "10.77.2.2", "10.77.2.3", dstManip, false, "10.77.2.3"},
+	} {
+		tuple := conntrack.Tuple{Proto: conntrack.UDP, Src: netip.MustParseAddr(c.src), Dst: netip.MustParseAddr(c.dst)}
+		got := bestAddress(tuple, c.m, natRange{from: netip.MustParseAddr(c.from), to: netip.MustParseAddr(c.to), persistent: c.persistent})
+		if a := [2]netip.Addr{got.Src, got.Dst}[c.m]; a.String() != c.want {
+			t.Errorf("%v: %s", c, a)
 		}
 	}
 }

@@ -34,19 +34,28 @@ type Namespace struct {
 	routes    []Route
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
 	byTuple   map[conntrack.Tuple]ref
-	neigh     map[neighbour]*neighState
+	neigh     map[Neighbour]*neighState
 	rates     map[netip.Addr]*rate
 	stats     map[string]uint32
 	events    []Event
 	listening bool
+	sockets   []Socket
+	heard     []conntrack.Packet
+	margins   map[string]Margin
+	localTo   func(netip.Addr) bool // instead of the addresses, where only rules are asked
+	now       conntrack.Span        // of the last input that had a time
+	lastRange natRange              // of the last rule that gave a mapping
+	foundMore uint32                // how far above Stats the counter "found" may lie
 	serial    int
+	indexes   int
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
 
 type link struct {
+	index int // in the order in which the devices appeared
 	up    bool
-	addrs []netip.Prefix
+	addrs []netip.Prefix // a secondary address stands behind its primary one
 }
 
 // Route is a route of the main table; without a Via the destination is on the link.
@@ -76,6 +85,8 @@ type entry struct {
 	events      bool
 	count       [2]conntrack.Counters
 	mark        uint32
+	masqueraded int  // the index of the device for which the source was masqueraded, or 0
+	bySource    bool // in the by-source list of NAT
 	pending     eventBits
 	held        int // packets that wait for a neighbour and hold a reference
 	touched     conntrack.Span
@@ -112,7 +123,7 @@ func New(cfg Config) *Namespace {
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
-		neigh: map[neighbour]*neighState{}, rates: map[netip.Addr]*rate{}, stats: map[string]uint32{}, missing: map[string]bool{},
+		neigh: map[Neighbour]*neighState{}, rates: map[netip.Addr]*rate{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
 
@@ -122,10 +133,11 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp.cfg.Chooser = c
 	cp.rules = n.rules.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
+	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
 	cp.links = map[string]*link{}
 	for name, l := range n.links {
-		cp.links[name] = &link{l.up, slices.Clone(l.addrs)}
+		cp.links[name] = &link{l.index, l.up, slices.Clone(l.addrs)}
 	}
 	copied := map[*entry]*entry{}
 	clone := func(e *entry) *entry {
@@ -145,7 +157,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	for t, r := range n.byTuple {
 		cp.byTuple[t] = ref{clone(r.e), r.dir}
 	}
-	cp.neigh = map[neighbour]*neighState{}
+	cp.neigh = map[Neighbour]*neighState{}
 	for k, s := range n.neigh {
 		ns := &neighState{resolved: s.resolved}
 		for _, q := range s.queue {
@@ -188,25 +200,6 @@ func (n *Namespace) Sysctls() map[string]string { return n.sysctls }
 
 // Listen says that somebody listens to events from now on: entries made later report theirs.
 func (n *Namespace) Listen() { n.listening = true }
-
-// SetLink says that a device exists, up or down.
-func (n *Namespace) SetLink(name string, up bool) {
-	if n.links[name] == nil {
-		n.links[name] = &link{}
-	}
-	n.links[name].up = up
-}
-
-// AddAddress gives a device an address.
-func (n *Namespace) AddAddress(dev string, a netip.Prefix) {
-	if n.links[dev] == nil {
-		n.links[dev] = &link{}
-	}
-	n.links[dev].addrs = append(n.links[dev].addrs, a)
-}
-
-// AddRoute adds a route to the main table.
-func (n *Namespace) AddRoute(r Route) { n.routes = append(n.routes, r) }
 
 // Addresses of all devices, as DEV ADDRESS lines in order.
 func (n *Namespace) Addresses() []string {
@@ -259,10 +252,15 @@ func (n *Namespace) sysctl(key string, def int64) int64 {
 	return i
 }
 
+// isLocal reports whether an address is the namespace's own; on lo that holds for the whole subnet of an
+// address (fib_add_ifaddr).
 func (n *Namespace) isLocal(a netip.Addr) bool {
-	for _, l := range n.links {
+	if n.localTo != nil {
+		return n.localTo(a)
+	}
+	for name, l := range n.links {
 		for _, p := range l.addrs {
-			if p.Addr() == a {
+			if p.Addr() == a || name == loopback && p.Contains(a) {
 				return true
 			}
 		}

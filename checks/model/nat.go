@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"ctlab/checks/conntrack"
 )
@@ -43,9 +44,12 @@ func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
 		if !n.askRules(w, chain, m) {
 			return false
 		}
-	} else if w.info == isNew || w.info == established {
-		if m == dstManip {
+	} else {
+		if m == dstManip && w.info.dir() == original && w.in != loopback {
 			w.say("nf_nat_inet_fn", "the mapping exists: the rules are not asked")
+		}
+		if n.oifChanged(w) {
+			return false
 		}
 	}
 	n.natPacket(w, m)
@@ -55,7 +59,7 @@ func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
 // askRules walks the nat chain and falls back to a null binding.
 func (n *Namespace) askRules(w *walk, chain string, m manip) bool {
 	ev := w.evaluation(n)
-	ev.nat = func(r natRange) { n.natSetup(w, m, r) }
+	ev.nat = func(t target) verdict { return n.natTarget(w, m, t) }
 	w.asked = w.asked || m == dstManip
 	if ev.walk(n.rules, "nat", chain) == dropped {
 		w.drop("nat "+chain, "a rule drops it")
@@ -74,6 +78,37 @@ func (n *Namespace) askRules(w *walk, chain string, m manip) bool {
 	return true
 }
 
+// natTarget runs DNAT, SNAT, REDIRECT or MASQUERADE.
+func (n *Namespace) natTarget(w *walk, m manip, t target) verdict {
+	r := t.nat
+	switch t.kind {
+	case "MASQUERADE": // nf_nat_masquerade_ipv4
+		if w.p.Src.IsUnspecified() {
+			return accepted
+		}
+		a := n.selectAddr(w.out, w.hop)
+		if !a.IsValid() {
+			return dropped
+		}
+		r.from, r.to = a, a
+		if l := n.links[w.out]; l != nil && !w.ct.status.Has(conntrack.Confirmed) {
+			w.ct.masqueraded = l.index
+		}
+	case "REDIRECT": // nf_nat_redirect_ipv4
+		a := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if w.hook == "PREROUTING" {
+			l := n.links[w.in]
+			if l == nil || len(l.addrs) == 0 {
+				return dropped
+			}
+			a = l.addrs[0].Addr()
+		}
+		r.from, r.to = a, a
+	}
+	n.natSetup(w, m, r)
+	return accepted
+}
+
 // nullBinding is nf_nat_alloc_null_binding: the half keeps its address, "any port" will do.
 func (n *Namespace) nullBinding(w *walk, m manip) {
 	cur, _ := w.ct.reply.Inverse()
@@ -81,7 +116,7 @@ func (n *Namespace) nullBinding(w *walk, m manip) {
 	if m == dstManip {
 		addr = cur.Dst
 	}
-	n.natSetup(w, m, natRange{addr: addr})
+	n.natSetup(w, m, natRange{from: addr, to: addr})
 }
 
 // natSetup is nf_nat_setup_info: pick a tuple and write its inverse as the reply tuple. An entry that is
@@ -91,6 +126,7 @@ func (n *Namespace) natSetup(w *walk, m manip, r natRange) {
 	if e.status.Has(conntrack.Confirmed) {
 		return
 	}
+	n.lastRange = r
 	cur, _ := e.reply.Inverse()
 	next := n.uniqueTuple(w, cur, m, r)
 	if next != cur {
@@ -99,62 +135,22 @@ func (n *Namespace) natSetup(w *walk, m manip, r natRange) {
 		e.whyReply = fmt.Sprintf("%s to %s by the first packet's rules (nf_nat_setup_info)", [...]string{"source NAT", "DNAT"}[m], next)
 	}
 	e.status |= m.doneBit()
+	e.bySource = e.bySource || m == srcManip
 }
 
-// uniqueTuple is get_unique_tuple for one address and at most one port.
-func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	next := cur
-	if m == dstManip {
-		next.Dst = r.addr
-		if r.hasPort {
-			next.DstPort = r.port
-		}
-		return next // a range of one port is taken without asking whether it is free
-	}
-	next.Src = r.addr
-	if r.hasPort {
-		next.SrcPort = r.port
-		return next
-	}
-	if !n.tupleTaken(next, w) {
-		return next
-	}
-	return n.searchPort(w, next)
-}
-
-// tupleTaken is nf_conntrack_tuple_taken for the reply that the tuple would have. The entry with our own
-// original tuple does not count.
-func (n *Namespace) tupleTaken(t conntrack.Tuple, w *walk) bool {
-	inv, _ := t.Inverse()
-	r, ok := n.find(inv, w.at)
-	if !ok || r.e.orig == w.ct.orig {
+// oifChanged is nf_nat_oif_changed: a masqueraded entry whose packets now leave by another device is
+// deleted, and the packet dropped. nf_ct_kill_acct counts the packet a second time.
+func (n *Namespace) oifChanged(w *walk) bool {
+	e := w.ct
+	l := n.links[w.out]
+	if e.masqueraded == 0 || w.hook != "POSTROUTING" || w.info.dir() != original || l != nil && l.index == e.masqueraded {
 		return false
 	}
-	n.stats["found"]++
+	e.account(w)
+	e.touched = w.at
+	n.evict(e, "deleted: masqueraded for another device (nf_nat_oif_changed)")
+	w.drop("nf_nat_oif_changed", "the entry was masqueraded for another device: it is deleted")
 	return true
-}
-
-// searchPort is nf_nat_l4proto_unique_tuple for source NAT: a random start in the port's class. Which
-// free port the kernel takes is free.
-func (n *Namespace) searchPort(w *walk, t conntrack.Tuple) conntrack.Tuple {
-	lo, hi := portClass(t.SrcPort)
-	c := Choice{Kind: ChoosePort, Subject: fmt.Sprintf("source port for %s in %d..%d", t, lo, hi), Options: int(hi-lo) + 1, First: int(lo), About: w.p.Line()}
-	t.SrcPort = lo + uint16(n.choose(c))
-	if inv, _ := t.Inverse(); n.byTuple[inv].e != nil {
-		n.notModelled("the port chosen for %s is taken", t)
-	}
-	return t
-}
-
-// portClass is the class in which a source port stays (nf_nat_l4proto_unique_tuple).
-func portClass(port uint16) (lo, hi uint16) {
-	switch {
-	case port < 512:
-		return 1, 511
-	case port < 1024:
-		return 600, 1023
-	}
-	return 1024, 65535
 }
 
 // natPacket is nf_nat_packet: rewrite the packet if this hook does the half that its direction needs.
@@ -191,23 +187,54 @@ func (e *entry) target(dir direction) conntrack.Tuple {
 // tuple, arriving on dev, in all of their allowed choices. An entry whose reply tuple is none of them is
 // stale.
 func (rs *Ruleset) Bindings(orig conntrack.Tuple, dev string, local func(netip.Addr) bool) []conntrack.Tuple {
+	if local != nil && local(orig.Src) {
+		dev = ""
+	}
 	var out []conntrack.Tuple
+	rs.ask(orig, dev, local, func(reply conntrack.Tuple, _ natRange) { out = append(out, reply) })
+	return out
+}
+
+// maxTargets bounds how many ports of a range Targets lists.
+const maxTargets = 256
+
+// Targets are the destinations that the present rules could give to a first packet with the original tuple,
+// arriving on dev ("" if the namespace itself sends it), in all of their allowed choices; where no rule
+// matches, the tuple's own destination. An entry whose reply source is none of them is stale.
+func (rs *Ruleset) Targets(orig conntrack.Tuple, dev string, local func(netip.Addr) bool) []netip.AddrPort {
+	var out []netip.AddrPort
+	add := func(a netip.AddrPort) {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	rs.ask(orig, dev, local, func(reply conntrack.Tuple, r natRange) {
+		add(netip.AddrPortFrom(reply.Src, reply.SrcPort))
+		for i := range min(r.size(), maxTargets) {
+			add(netip.AddrPortFrom(reply.Src, r.lo+uint16(i)))
+		}
+	})
+	return out
+}
+
+// ask puts a first packet to the destination rules, once for each way of answering the choices, and tells
+// what the entry's reply tuple became, and the range that gave it.
+func (rs *Ruleset) ask(orig conntrack.Tuple, dev string, local func(netip.Addr) bool, tell func(reply conntrack.Tuple, r natRange)) {
 	for prefix, done := []int(nil), false; !done; {
 		n := New(Config{HZ: 250})
-		n.rules = rs.Clone()
+		n.rules, n.localTo = rs.Clone(), local
 		taken := &script{answers: prefix}
 		n.cfg.Chooser = taken.choose
 		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 28, TTL: 64}
-		w := &walk{p: &p, in: dev, ct: n.initConntrack(orig), info: isNew}
-		hook := "PREROUTING"
-		if local != nil && local(orig.Src) {
-			hook = "OUTPUT"
+		w := &walk{p: &p, in: dev, ct: n.initConntrack(orig), info: isNew, hook: "PREROUTING", local: dev == ""}
+		if w.local {
+			w.hook = "OUTPUT"
 		}
-		n.natHook(w, hook, dstManip)
-		out = append(out, w.ct.reply)
+		if n.natHook(w, w.hook, dstManip) {
+			tell(w.ct.reply, n.lastRange)
+		}
 		prefix, done = taken.next()
 	}
-	return out
 }
 
 // script answers choices from a list, then with 0, and walks through all lists.
@@ -218,7 +245,11 @@ type script struct {
 
 func (s *script) choose(c Choice) int {
 	i := len(s.asked)
-	s.asked = append(s.asked, c.Options)
+	options := c.Options
+	if c.Kind == ChoosePort {
+		options = 1 // the range says which ports there are
+	}
+	s.asked = append(s.asked, options)
 	if i < len(s.answers) {
 		return s.answers[i]
 	}

@@ -1,16 +1,13 @@
 package model
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"ctlab/checks/conntrack"
 )
-
-// neighbour is a next hop on a device.
-type neighbour struct {
-	dev  string
-	addr netip.Addr
-}
 
 // neighState says whether packets to a next hop can leave. Until it is resolved they wait, and hold
 // their entries; when resolution fails each is answered with host unreachable (arp_error_report).
@@ -31,30 +28,30 @@ type queued struct {
 const maxQueue = 80
 
 // output hands a packet to its neighbour (ip_finish_output2). It leaves if the neighbour is resolved.
-func (n *Namespace) output(w *walk, r Route, own bool) []Left {
-	hop := w.p.Dst
-	if r.Via.IsValid() {
-		hop = r.Via
+func (n *Namespace) output(w *walk) {
+	if w.out == loopback {
+		n.loop(w)
+		return
 	}
-	out := Left{Dev: r.Dev, Packet: *w.p, Own: own}
-	s := n.neighState(r.Dev, hop)
+	out := Left{Dev: w.out, Packet: *w.p, Own: w.local}
+	s := n.neighState(w.out, w.hop)
 	if s.resolved {
-		w.say("ip_finish_output2", "leaves on "+r.Dev)
-		return []Left{out}
+		w.say("ip_finish_output2", "leaves on "+w.out)
+		w.lefts = append(w.lefts, out)
+		return
 	}
-	w.say("ip_finish_output2", "waits for the neighbour "+hop.String()+" on "+r.Dev)
+	w.say("ip_finish_output2", "waits for the neighbour "+w.hop.String()+" on "+w.out)
 	s.queue = append(s.queue, queued{out, w.ct, w.info, w.at})
 	if w.ct != nil {
 		w.ct.held++
 	}
 	if len(s.queue) > maxQueue {
-		n.notModelled("more than %d packets wait for neighbour %s", maxQueue, hop)
+		n.notModelled("more than %d packets wait for neighbour %s", maxQueue, w.hop)
 	}
-	return nil
 }
 
 func (n *Namespace) neighState(dev string, a netip.Addr) *neighState {
-	k := neighbour{dev, a}
+	k := Neighbour{dev, a}
 	if n.neigh[k] == nil {
 		n.neigh[k] = &neighState{}
 	}
@@ -77,7 +74,7 @@ func (n *Namespace) Resolved(dev string, a netip.Addr) []Left {
 }
 
 // Lost says that a neighbour was given up (nobody answered) or deleted. What waited for it is answered
-// with host unreachable.
+// with host unreachable (arp_error_report), its sender over lo if that is the namespace itself.
 func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []Left {
 	s := n.neighState(dev, a)
 	s.resolved = false
@@ -86,13 +83,35 @@ func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []Left {
 	var out []Left
 	for _, q := range waiting {
 		p := q.out.Packet
-		for _, l := range n.ownError(&walk{at: at, p: &p, owned: true, ct: q.ct, info: q.dir}, 3, 1, false) {
+		w := &walk{at: at, p: &p, owned: true, local: q.out.Own, ct: q.ct, info: q.dir}
+		n.ownError(w, 3, 1)
+		for _, l := range w.lefts {
 			l.Late = true
 			l.Why = "no answer from the neighbour " + a.String()
 			out = append(out, l)
 		}
 		q.release()
 	}
+	return out
+}
+
+// Neighbour is a next hop on a device.
+type Neighbour struct {
+	Dev  string
+	Addr netip.Addr
+}
+
+// Unresolved are the neighbours for which packets wait, in order.
+func (n *Namespace) Unresolved() []Neighbour {
+	var out []Neighbour
+	for k, s := range n.neigh {
+		if len(s.queue) > 0 {
+			out = append(out, k)
+		}
+	}
+	slices.SortFunc(out, func(a, b Neighbour) int {
+		return cmp.Or(strings.Compare(a.Dev, b.Dev), a.Addr.Compare(b.Addr))
+	})
 	return out
 }
 

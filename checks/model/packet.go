@@ -1,6 +1,8 @@
 package model
 
 import (
+	"net/netip"
+
 	"ctlab/checks/conntrack"
 )
 
@@ -24,25 +26,28 @@ type Outcome struct {
 	Steps     []Step
 	Dropped   string            // where and why, or ""
 	Local     bool              // delivered to the namespace's own stack
-	Delivered *conntrack.Packet // as the stack got it, if Local
+	Delivered *conntrack.Packet // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
 	Left      []Left            // what leaves because of it, now
 }
 
 // walk is a packet on its way through the hooks.
 type walk struct {
-	at      conntrack.Span
-	p       *conntrack.Packet
-	owned   bool // p is our own copy and may be written
-	in, out string
-	local   bool // it began at LOCAL_OUT
-	ct      *entry
-	info    ctInfo
-	mark    uint32
-	asked   bool
-	hook    string
-	steps   []Step
-	dropped string
-	notrack bool
+	at        conntrack.Span
+	p         *conntrack.Packet
+	owned     bool // p is our own copy and may be written
+	in, out   string
+	hop       netip.Addr // the next hop, where out is known
+	local     bool       // it began at LOCAL_OUT
+	ct        *entry
+	info      ctInfo
+	mark      uint32
+	asked     bool
+	hook      string
+	steps     []Step
+	dropped   string
+	notrack   bool
+	delivered *conntrack.Packet // what the namespace's own stack got last
+	lefts     []Left            // what leaves because of it
 }
 
 func (w *walk) say(fn, what string) { w.steps = append(w.steps, Step{w.hook, fn, what}) }
@@ -65,19 +70,15 @@ func (w *walk) own() {
 	w.p, w.owned = &cp, true
 }
 
-func (w *walk) evaluation(n *Namespace) *evaluation {
-	return &evaluation{ns: n, p: w.p, in: w.in, out: w.out, mark: w.mark, ct: w.ct, info: w.info}
-}
-
 // Packet handles a packet that arrives on a device (ip_rcv and all that follows).
 func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Outcome {
 	w := &walk{at: at, p: &p, in: dev, info: noInfo}
-	lefts := n.receive(w)
-	return w.outcome(n, lefts)
+	n.receive(w)
+	return w.outcome(n)
 }
 
-func (w *walk) outcome(n *Namespace, lefts []Left) Outcome {
-	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: lefts}
+func (w *walk) outcome(n *Namespace) Outcome {
+	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered}
 	if n.tracking() {
 		o.CT = w.info.String()
 	}
@@ -90,28 +91,33 @@ func (w *walk) outcome(n *Namespace, lefts []Left) Outcome {
 }
 
 // receive is PREROUTING, routing, and then the way in or through.
-func (n *Namespace) receive(w *walk) []Left {
+func (n *Namespace) receive(w *walk) {
 	w.hook = "PREROUTING"
 	if !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
-		return nil
+		return
 	}
 	if n.isLocal(w.p.Dst) {
-		return n.deliver(w)
+		n.deliver(w)
+		return
+	}
+	if n.sysctl("net.ipv4.ip_forward", 0) == 0 { // a host drops what is not its own, silently
+		w.drop("ip_error", "no forwarding: "+w.p.Dst.String()+" is not its own")
+		return
 	}
 	r, ok := n.route(w.p.Dst)
-	if !ok || n.sysctl("net.ipv4.ip_forward", 0) == 0 {
+	if !ok {
 		w.drop("ip_error", "no route to "+w.p.Dst.String())
-		if n.sysctl("net.ipv4.ip_forward", 0) == 0 {
-			return nil // a host drops what is not its own, silently
-		}
-		return n.ownError(w, 3, 0, false)
+		n.ownError(w, 3, 0)
+		return
 	}
-	return n.forward(w, r)
+	n.forward(w, r)
 }
 
-// track runs the conntrack hook at priority -200.
+// track runs the conntrack hook at priority -200. A packet that carries its entry, as those that come
+// back through lo do, is left alone.
 func (n *Namespace) track(w *walk) bool {
 	switch {
+	case w.ct != nil || w.info == untracked:
 	case w.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
@@ -130,44 +136,68 @@ func (n *Namespace) table(w *walk, name string) bool {
 	v := ev.walk(n.rules, name, w.hook)
 	w.mark = ev.mark
 	w.notrack = w.notrack || ev.notrack
-	if v == dropped {
-		w.drop(name+" "+w.hook, "a rule or the policy drops it")
+	if v != dropped {
+		return true
 	}
-	return v != dropped
+	if ev.reject == nil {
+		w.drop(name+" "+w.hook, "a rule or the policy drops it")
+		return false
+	}
+	w.drop(name+" "+w.hook, "a rule rejects it")
+	if w.p.Bad != "checksum" { // nf_send_unreach answers no packet that it knows to be broken
+		n.ownError(w, 3, *ev.reject)
+	}
+	return false
 }
 
-// deliver is INPUT. No program of ctlab listens on a tracked node, so a datagram is answered with port
-// unreachable.
-func (n *Namespace) deliver(w *walk) []Left {
+// deliver is INPUT and what the stack does then: an ICMP error is heard by the sender, a datagram that no
+// socket takes is answered with port unreachable (__udp4_lib_rcv).
+func (n *Namespace) deliver(w *walk) {
 	w.hook = "INPUT"
 	if !n.table(w, "mangle") || !n.table(w, "filter") || !n.natHook(w, w.hook, srcManip) || !n.confirm(w) {
-		return nil
+		return
 	}
-	if w.p.Proto == conntrack.UDP {
-		return n.ownError(w, 3, 3, true)
+	got := *w.p
+	w.delivered = &got
+	if w.p.IsError() {
+		n.heard = append(n.heard, got)
+		return
 	}
-	return nil
+	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {
+		return
+	}
+	w.say("__udp4_lib_rcv", "no socket takes it: port unreachable")
+	answer := *w
+	answer.ct, answer.info = nil, noInfo // nf_reset_ct: the error finds its entry by what it quotes
+	n.ownError(&answer, 3, 3)
+	w.lefts, w.delivered = answer.lefts, answer.delivered
 }
 
 // forward is FORWARD and POSTROUTING, then the neighbour.
-func (n *Namespace) forward(w *walk, r Route) []Left {
-	w.hook, w.out = "FORWARD", r.Dev
+func (n *Namespace) forward(w *walk, r Route) {
+	w.hook = "FORWARD"
+	w.towards(r)
 	if w.p.TTL <= 1 {
 		w.drop("ip_forward", "time to live exceeded")
-		return n.ownError(w, 11, 0, false)
+		n.ownError(w, 11, 0)
+		return
 	}
 	w.own()
 	w.p.TTL--
-	if !n.table(w, "mangle") || !n.table(w, "filter") {
-		return nil
+	if n.table(w, "mangle") && n.table(w, "filter") && n.postrouting(w) {
+		n.output(w)
 	}
-	if !n.postrouting(w) {
-		return nil
-	}
-	return n.output(w, r, false)
 }
 
 func (n *Namespace) postrouting(w *walk) bool {
 	w.hook = "POSTROUTING"
 	return n.table(w, "mangle") && n.natHook(w, w.hook, srcManip) && n.confirm(w)
+}
+
+// towards notes where a route leads.
+func (w *walk) towards(r Route) {
+	w.out, w.hop = r.Dev, w.p.Dst
+	if r.Via.IsValid() {
+		w.hop = r.Via
+	}
 }

@@ -32,22 +32,26 @@ type Profile struct {
 	TimersEvict    bool // an expired entry goes away at its tick (up to 4.8), else when something touches it
 	HooksOnDemand  bool // tracking starts with the first rule that needs it (4.10)
 	DestroyTimeout bool // a DESTROY event carries the time that was left (5.11)
-	FromSource     bool // read in the source of that release, not seen running
+	// WholeRange: a search for a port tries all of the range (up to 4.20), else at most 128 and then half of it.
+	WholeRange bool
+	// RandomDestination: a search for a destination port starts anywhere (5.0 to 6.7), else at the first one.
+	RandomDestination bool
+	FromSource        bool // read in the source of that release, not seen running
 }
 
 // profiles are ordered by release; conntrack-kernel facts per tree are in the comments of the fields.
 func profiles() []Profile {
 	return []Profile{
-		{Name: "3.10", Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.4", Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.9", Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
-		{Name: "4.19", Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
-		{Name: "5.0", Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.10", Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.15", Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "5.17", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.1", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.6", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "3.10", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.4", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.9", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
+		{Name: "4.19", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
+		{Name: "5.0", RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.10", RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.15", RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "5.17", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.1", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.6", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.12", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.18", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
 	}

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"strings"
+
 	"ctlab/checks/conntrack"
 )
 
@@ -150,7 +152,7 @@ func (n *Namespace) destroyEvent(e *entry, why string) {
 		return
 	}
 	ev := Event{Kind: conntrack.Destroy, At: e.touched, Predicted: n.predicted(e), Why: why}
-	ev.Gone, ev.Expired = true, why != "deleted"
+	ev.Gone, ev.Expired = true, strings.HasPrefix(why, "expired")
 	n.events = append(n.events, ev)
 }
 

@@ -17,8 +17,13 @@ type evaluation struct {
 	ct      *entry
 	info    ctInfo
 	asked   []string // rules that matched, for the story
-	nat     func(natRange)
+	nat     func(target) verdict
 	notrack bool
+	reject  *uint8 // the ICMP code with which a rule rejects the packet
+}
+
+func (w *walk) evaluation(n *Namespace) *evaluation {
+	return &evaluation{ns: n, p: w.p, in: w.in, out: w.out, mark: w.mark, ct: w.ct, info: w.info}
 }
 
 // verdict is what a chain says.
@@ -94,10 +99,16 @@ func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 		e.mark = e.mark&^r.target.mask ^ r.target.mark
 	case "CT":
 		e.notrack = true
-	case "DNAT":
+	case "REJECT":
 		e.asked = append(e.asked, r.name(t))
-		e.nat(r.target.nat)
-		return accepted, false
+		e.reject = &r.target.code
+		return dropped, false
+	case "DNAT", "SNAT", "MASQUERADE", "REDIRECT":
+		if e.nat == nil { // such a target stands in the nat table only
+			return fallThrough, false
+		}
+		e.asked = append(e.asked, r.name(t))
+		return e.nat(r.target), false
 	}
 	return fallThrough, false
 }

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -10,18 +11,12 @@ import (
 	"ctlab/checks/conntrack"
 )
 
-// natRange is the range of a NAT target: one address and, if hasPort, one port.
-type natRange struct {
-	addr    netip.Addr
-	port    uint16
-	hasPort bool
-}
-
 // ruleParser reads the words of one rule behind its chain.
 type ruleParser struct {
 	words []string
 	r     *rule
-	neg   bool // a "!" came before
+	neg   bool     // a "!" came before
+	key   []string // what the rule says, each option in one form
 	err   error
 }
 
@@ -30,9 +25,14 @@ func parseRule(words []string) (*rule, error) {
 	for p.err == nil && len(p.words) > 0 {
 		p.option(p.next())
 	}
+	if p.neg {
+		p.fail("a \"!\" belongs to nothing")
+	}
 	if p.err != nil {
 		return nil, fmt.Errorf("rules: %q: %w", p.r.text, p.err)
 	}
+	slices.Sort(p.key)
+	p.r.key = strings.Join(p.key, "\n")
 	return p.r, nil
 }
 
@@ -52,13 +52,16 @@ func (p *ruleParser) fail(format string, args ...any) {
 	}
 }
 
-// add appends a match, negated if a "!" came before it.
-func (p *ruleParser) add(m match) {
+// add appends a match, negated if a "!" came before it. name and value are the one form in which two
+// rules that say the same are equal.
+func (p *ruleParser) add(m match, name string, value any) {
 	if p.neg {
 		p.neg = false
+		p.key = append(p.key, fmt.Sprint("! ", name, " ", value))
 		p.r.matches = append(p.r.matches, func(e *evaluation) bool { return !m(e) })
 		return
 	}
+	p.key = append(p.key, fmt.Sprint(name, " ", value))
 	p.r.matches = append(p.r.matches, m)
 }
 
@@ -67,46 +70,74 @@ func (p *ruleParser) option(w string) {
 	switch w {
 	case "!":
 		p.neg = true
-	case "-s", "--source":
+	case "-s", "--source", "--src":
 		pre := p.prefix()
-		p.add(func(e *evaluation) bool { return pre.Contains(e.p.Src) })
-	case "-d", "--destination":
+		p.add(func(e *evaluation) bool { return pre.Contains(e.p.Src) }, "-s", pre)
+	case "-d", "--destination", "--dst":
 		pre := p.prefix()
-		p.add(func(e *evaluation) bool { return pre.Contains(e.p.Dst) })
+		p.add(func(e *evaluation) bool { return pre.Contains(e.p.Dst) }, "-d", pre)
 	case "-i", "--in-interface":
 		dev := p.next()
-		p.add(func(e *evaluation) bool { return deviceMatches(dev, e.in) })
+		p.add(func(e *evaluation) bool { return deviceMatches(dev, e.in) }, "-i", dev)
 	case "-o", "--out-interface":
 		dev := p.next()
-		p.add(func(e *evaluation) bool { return deviceMatches(dev, e.out) })
+		p.add(func(e *evaluation) bool { return deviceMatches(dev, e.out) }, "-o", dev)
 	case "-p", "--protocol":
-		proto, err := conntrack.ParseProtocol(p.next())
-		if err != nil {
-			p.fail("%v", err)
-		}
-		p.add(func(e *evaluation) bool { return e.p.Proto == proto })
+		p.protocol()
 	case "-m", "--match":
 		p.module(p.next())
-	case "--sport", "--source-port":
-		lo, hi := p.ports()
-		p.add(func(e *evaluation) bool { return e.p.SrcPort >= lo && e.p.SrcPort <= hi })
-	case "--dport", "--destination-port":
-		lo, hi := p.ports()
-		p.add(func(e *evaluation) bool { return e.p.DstPort >= lo && e.p.DstPort <= hi })
-	case "--comment":
-		p.r.comment = p.next()
-	case "--ctstate", "--state":
-		p.ctstate()
-	case "--mark":
-		p.mark()
-	case "--mode":
-		p.statistic()
-	case "--dst-type":
-		p.dstType()
 	case "-j", "--jump":
 		p.jump(p.next())
 	case "-g", "--goto":
 		p.r.target = target{kind: "goto", chain: p.next()}
+		p.key = append(p.key, "-g "+p.r.target.chain)
+	case "-c", "--set-counters":
+		p.counters()
+	default:
+		p.matchOption(w)
+	}
+}
+
+// matchOption reads an option of a match.
+func (p *ruleParser) matchOption(w string) {
+	switch w {
+	case "--sport", "--source-port":
+		lo, hi := p.ports(p.next())
+		p.add(func(e *evaluation) bool { return e.p.SrcPort >= lo && e.p.SrcPort <= hi }, "--sport", [2]uint16{lo, hi})
+	case "--dport", "--destination-port":
+		lo, hi := p.ports(p.next())
+		p.add(func(e *evaluation) bool { return e.p.DstPort >= lo && e.p.DstPort <= hi }, "--dport", [2]uint16{lo, hi})
+	case "--sports", "--source-ports":
+		in, list := p.portList()
+		p.add(func(e *evaluation) bool { return in(e.p.SrcPort) }, "--sports", list)
+	case "--dports", "--destination-ports":
+		in, list := p.portList()
+		p.add(func(e *evaluation) bool { return in(e.p.DstPort) }, "--dports", list)
+	case "--ports":
+		in, list := p.portList()
+		p.add(func(e *evaluation) bool { return in(e.p.SrcPort) || in(e.p.DstPort) }, "--ports", list)
+	case "--comment":
+		p.r.comment = p.next()
+		p.key = append(p.key, "--comment "+p.r.comment)
+	case "--ctstate", "--state":
+		p.ctstate()
+	case "--mark":
+		v, m := p.maskedNumber(p.next())
+		p.add(func(e *evaluation) bool { return e.mark&m == v }, "--mark", [2]uint32{v, m})
+	case "--mode":
+		p.statistic()
+	case "--dst-type":
+		p.localType("--dst-type", func(e *evaluation) netip.Addr { return e.p.Dst })
+	case "--src-type":
+		p.localType("--src-type", func(e *evaluation) netip.Addr { return e.p.Src })
+	case "--src-range":
+		lo, hi := p.addrRange(p.next())
+		p.add(func(e *evaluation) bool { return lo.Compare(e.p.Src) <= 0 && e.p.Src.Compare(hi) <= 0 }, "--src-range", [2]netip.Addr{lo, hi})
+	case "--dst-range":
+		lo, hi := p.addrRange(p.next())
+		p.add(func(e *evaluation) bool { return lo.Compare(e.p.Dst) <= 0 && e.p.Dst.Compare(hi) <= 0 }, "--dst-range", [2]netip.Addr{lo, hi})
+	case "--icmp-type":
+		p.icmpType()
 	default:
 		p.fail("option %q is not known to the model", w)
 	}
@@ -115,7 +146,9 @@ func (p *ruleParser) option(w string) {
 // module accepts the matches whose options stand in option.
 func (p *ruleParser) module(name string) {
 	switch name {
-	case "udp", "tcp", "comment", "conntrack", "state", "mark", "statistic", "addrtype":
+	case "udp", "tcp", "icmp", "comment", "mark", "statistic", "addrtype", "multiport", "iprange":
+	case "conntrack", "state":
+		p.r.tracked = true // conntrack_mt_check holds tracking on
 	default:
 		p.fail("match %q is not known to the model", name)
 	}
@@ -143,17 +176,92 @@ func deviceMatches(pattern, dev string) bool {
 	return pattern == dev
 }
 
-func (p *ruleParser) ports() (lo, hi uint16) {
-	from, to, ranged := strings.Cut(p.next(), ":")
+func (p *ruleParser) protocol() {
+	w := p.next()
+	if w == "all" {
+		return
+	}
+	proto, err := conntrack.ParseProtocol(w)
+	if err != nil {
+		p.fail("%v", err)
+	}
+	if proto == 0 {
+		return // any
+	}
+	p.add(func(e *evaluation) bool { return e.p.Proto == proto }, "-p", proto)
+}
+
+// counters reads -c PACKETS BYTES.
+func (p *ruleParser) counters() {
+	for _, to := range []*uint64{&p.r.count.Packets, &p.r.count.Bytes} {
+		v, err := strconv.ParseUint(p.next(), 10, 64)
+		if err != nil {
+			p.fail("-c wants two numbers")
+		}
+		*to = v
+	}
+}
+
+func (p *ruleParser) ports(w string) (lo, hi uint16) {
+	from, to, ranged := strings.Cut(w, ":")
 	if !ranged {
 		to = from
 	}
+	if ranged && from == "" {
+		from = "0"
+	}
+	if ranged && to == "" {
+		to = "65535"
+	}
 	a, errA := strconv.ParseUint(from, 10, 16)
 	b, errB := strconv.ParseUint(to, 10, 16)
-	if errA != nil || errB != nil {
-		p.fail("%q is no port", from)
+	if errA != nil || errB != nil || a > b {
+		p.fail("%q is no port", w)
 	}
 	return uint16(a), uint16(b)
+}
+
+// portList reads the list of a multiport match.
+func (p *ruleParser) portList() (in func(uint16) bool, list string) {
+	list = p.next()
+	var ranges [][2]uint16
+	for _, w := range strings.Split(list, ",") {
+		lo, hi := p.ports(w)
+		ranges = append(ranges, [2]uint16{lo, hi})
+	}
+	return func(port uint16) bool {
+		return slices.ContainsFunc(ranges, func(r [2]uint16) bool { return r[0] <= port && port <= r[1] })
+	}, list
+}
+
+func (p *ruleParser) addrRange(w string) (lo, hi netip.Addr) {
+	from, to, ranged := strings.Cut(w, "-")
+	if !ranged {
+		to = from
+	}
+	lo, errA := netip.ParseAddr(from)
+	hi, errB := netip.ParseAddr(to)
+	if errA != nil || errB != nil || lo.BitLen() != hi.BitLen() || hi.Less(lo) {
+		p.fail("%q is no address or range of addresses", w)
+	}
+	return lo, hi
+}
+
+// icmpType reads TYPE or TYPE/CODE, as numbers.
+func (p *ruleParser) icmpType() {
+	w := p.next()
+	typ, code, coded := strings.Cut(w, "/")
+	a, errA := strconv.ParseUint(typ, 10, 8)
+	b, errB := uint64(0), error(nil)
+	if coded {
+		b, errB = strconv.ParseUint(code, 10, 8)
+	}
+	if errA != nil || errB != nil {
+		p.fail("ICMP type %q is not known to the model (a number, or TYPE/CODE)", w)
+	}
+	p.add(func(e *evaluation) bool {
+		return uint64(e.p.ICMPType) == a && (!coded || uint64(e.p.ICMPCode) == b)
+	}, "--icmp-type", w)
 }
 
 func (p *ruleParser) ctstate() {
@@ -171,7 +279,7 @@ func (p *ruleParser) ctstate() {
 			}
 		}
 		return false
-	})
+	}, "--ctstate", slices.Sorted(slices.Values(states)))
 }
 
 func (p *ruleParser) maskedNumber(w string) (value, mask uint32) {
@@ -188,16 +296,12 @@ func (p *ruleParser) maskedNumber(w string) (value, mask uint32) {
 	return uint32(a), uint32(b)
 }
 
-func (p *ruleParser) mark() {
-	v, m := p.maskedNumber(p.next())
-	p.add(func(e *evaluation) bool { return e.mark&m == v })
-}
-
-func (p *ruleParser) dstType() {
+// localType reads LOCAL, the one type of address that rules of services ask for.
+func (p *ruleParser) localType(option string, of func(*evaluation) netip.Addr) {
 	if t := p.next(); t != "LOCAL" {
 		p.fail("address type %q is not known to the model", t)
 	}
-	p.add(func(e *evaluation) bool { return e.ns.isLocal(e.p.Dst) })
+	p.add(func(e *evaluation) bool { return e.ns.isLocal(of(e)) }, option, "LOCAL")
 }
 
 // statistic reads --mode random --probability P, or --mode nth --every N --packet K.
@@ -210,7 +314,7 @@ func (p *ruleParser) statistic() {
 			p.fail("--probability wants a number from 0 to 1")
 		}
 		text := p.r.text
-		p.add(func(e *evaluation) bool { return e.random(prob, text) })
+		p.add(func(e *evaluation) bool { return e.random(prob, text) }, "--probability", math.Round(prob*(1<<31)))
 	case "nth":
 		p.want("--every")
 		every, errA := strconv.Atoi(p.next())
@@ -229,7 +333,7 @@ func (p *ruleParser) statistic() {
 			hit := e.rule.nth == packet
 			e.rule.nth = (e.rule.nth + 1) % every
 			return hit
-		})
+		}, "--every", [2]int{every, packet})
 	default:
 		p.fail("statistic mode %q is not known to the model", mode)
 	}
@@ -243,28 +347,49 @@ func (p *ruleParser) want(option string) {
 
 // jump reads a target and its options; a name that is no target is a chain.
 func (p *ruleParser) jump(name string) {
+	t := target{kind: name}
 	switch name {
-	case "ACCEPT", "DROP", "RETURN", "NOTRACK":
-		p.r.target = target{kind: name}
-		if name == "NOTRACK" {
-			p.r.target.kind = "CT"
-		}
+	case "ACCEPT", "DROP", "RETURN":
+	case "NOTRACK":
+		t.kind = "CT"
 	case "CT":
 		p.want("--notrack")
-		p.r.target = target{kind: "CT"}
-	case "DNAT":
-		p.want("--to-destination")
-		p.r.target = target{kind: "DNAT", nat: p.natRange(p.next())}
+	case "LOG", "NFLOG": // they change nothing
+		p.logOptions()
+	case "DNAT", "SNAT", "MASQUERADE", "REDIRECT":
+		t.nat = p.natOptions(name)
+		p.r.tracked = true // xt_nat_checkentry holds tracking on
 	case "MARK":
-		p.markTarget()
-	case "SNAT", "MASQUERADE", "REDIRECT", "REJECT", "NFQUEUE", "LOG", "NFLOG", "TPROXY", "TRACE", "CONNMARK", "NETMAP", "SET", "TEE", "TCPMSS", "CHECKSUM":
+		t.mark, t.mask = p.markOptions()
+	case "REJECT":
+		t.code = p.rejectOptions()
+	case "NFQUEUE", "TPROXY", "TRACE", "CONNMARK", "CONNSECMARK", "SECMARK", "NETMAP", "SET", "TEE", "TCPMSS", "CHECKSUM", "CLASSIFY", "TOS", "DSCP", "TTL", "AUDIT", "SYNPROXY", "HMARK", "IDLETIMER", "RATEEST":
 		p.fail("target %q is not known to the model", name)
 	default:
-		p.r.target = target{kind: "jump", chain: name}
+		t = target{kind: "jump", chain: name}
+	}
+	p.r.target = t
+	p.key = append(p.key, fmt.Sprintf("-j %s %v", name, t))
+}
+
+// more reports whether an option of the target follows.
+func (p *ruleParser) more() bool {
+	return p.err == nil && len(p.words) > 0 && strings.HasPrefix(p.words[0], "--")
+}
+
+func (p *ruleParser) logOptions() {
+	for p.more() {
+		switch opt := p.next(); opt {
+		case "--log-prefix", "--log-level", "--nflog-group", "--nflog-prefix", "--nflog-size", "--nflog-range", "--nflog-threshold":
+			p.next()
+		case "--log-tcp-sequence", "--log-tcp-options", "--log-ip-options", "--log-uid", "--log-macdecode":
+		default:
+			p.fail("option %q of LOG is not known to the model", opt)
+		}
 	}
 }
 
-func (p *ruleParser) markTarget() {
+func (p *ruleParser) markOptions() (value, mask uint32) {
 	opt := p.next()
 	v, m := p.maskedNumber(p.next())
 	switch opt {
@@ -273,19 +398,78 @@ func (p *ruleParser) markTarget() {
 		m |= v
 	case "--or-mark":
 		m = v
+	case "--xor-mark":
+		m = 0
+	case "--and-mark":
+		v, m = 0, ^v
 	default:
 		p.fail("option %q of MARK is not known to the model", opt)
 	}
-	p.r.target = target{kind: "MARK", mark: v, mask: m}
+	return v, m
 }
 
-func (p *ruleParser) natRange(w string) natRange {
-	if ap, err := netip.ParseAddrPort(w); err == nil {
-		return natRange{ap.Addr(), ap.Port(), true}
+// rejectOptions reads the ICMP code of a REJECT.
+func (p *ruleParser) rejectOptions() uint8 {
+	if !p.more() {
+		return 3
 	}
-	a, err := netip.ParseAddr(w)
-	if err != nil {
-		p.fail("NAT to %q is not known to the model (one address, one port)", w)
+	p.want("--reject-with")
+	codes := map[string]uint8{"icmp-net-unreachable": 0, "icmp-host-unreachable": 1, "icmp-proto-unreachable": 2, "icmp-port-unreachable": 3,
+		"net-unreach": 0, "host-unreach": 1, "proto-unreach": 2, "port-unreach": 3,
+		"icmp-net-prohibited": 9, "icmp-host-prohibited": 10, "icmp-admin-prohibited": 13, "net-prohib": 9, "host-prohib": 10, "admin-prohib": 13}
+	w := p.next()
+	code, ok := codes[w]
+	if !ok {
+		p.fail("REJECT with %q is not known to the model", w)
 	}
-	return natRange{addr: a}
+	return code
+}
+
+// natOptions reads the range of a NAT target.
+func (p *ruleParser) natOptions(name string) (r natRange) {
+	given := false
+	for p.more() {
+		switch opt := p.next(); {
+		case opt == "--to-destination" && name == "DNAT" || opt == "--to-source" && name == "SNAT":
+			p.natTo(&r)
+			given = true
+		case opt == "--to-ports" && (name == "MASQUERADE" || name == "REDIRECT"):
+			p.natPorts(&r, p.next())
+		case opt == "--random" || opt == "--random-fully":
+			r.random = true
+		case opt == "--persistent" && (name == "SNAT" || name == "DNAT"):
+			r.persistent = true
+		default:
+			p.fail("option %q of %s is not known to the model", opt, name)
+		}
+	}
+	if !given && (name == "DNAT" || name == "SNAT") {
+		p.fail("%s needs an address", name)
+	}
+	return r
+}
+
+// natTo reads ADDRESS, ADDRESS-ADDRESS, either with :PORT or :PORT-PORT, or the ports alone.
+func (p *ruleParser) natTo(r *natRange) {
+	w := p.next()
+	addrs, ports, ported := strings.Cut(w, ":")
+	if strings.Contains(ports, ":") {
+		p.fail("NAT to %q is not known to the model", w)
+		return
+	}
+	if addrs != "" {
+		r.from, r.to = p.addrRange(addrs)
+	}
+	if ported {
+		p.natPorts(r, ports)
+	}
+}
+
+func (p *ruleParser) natPorts(r *natRange, w string) {
+	if strings.Contains(w, "/") {
+		p.fail("the base port of NAT to %q is not known to the model", w)
+		return
+	}
+	r.lo, r.hi = p.ports(strings.Replace(w, "-", ":", 1))
+	r.hasPort = true
 }

@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ctlab/checks/conntrack"
@@ -28,6 +29,8 @@ type chain struct {
 // rule is one rule and its counters. Matches and target do not change after parsing.
 type rule struct {
 	text    string
+	key     string // equal for rules that say the same
+	tracked bool   // it holds connection tracking on
 	comment string
 	matches []match
 	target  target
@@ -45,6 +48,7 @@ type target struct {
 	nat   natRange
 	mark  uint32
 	mask  uint32
+	code  uint8 // of the ICMP error of a REJECT
 }
 
 // NewRuleset is an empty Ruleset: no table is loaded.
@@ -165,43 +169,170 @@ func (t *table) declare(line string) error {
 	return nil
 }
 
-// command handles -A, -I and -F.
+// command handles the commands of iptables that change a table.
 func (t *table) command(line string) error {
 	words, err := splitWords(line)
 	if err != nil {
 		return err
 	}
-	if len(words) > 0 && strings.HasPrefix(words[0], "[") { // counters of iptables-save -c
+	if len(words) > 0 && strings.HasPrefix(words[0], "[") { // of iptables-save -c; a restore without -c leaves them
 		words = words[1:]
 	}
-	if len(words) < 2 {
-		return fmt.Errorf("%q: want a command and a chain", line)
+	if len(words) == 0 {
+		return fmt.Errorf("%q: want a command", line)
 	}
-	c := t.chain(words[1])
-	if c == nil && slices.Contains(builtinChains(t.name), words[1]) {
-		c = &chain{name: words[1], policy: "ACCEPT"}
+	cmd := longCommand(words[0])
+	if len(words) == 1 {
+		return t.wholeTable(cmd, line)
+	}
+	name, rest := words[1], words[2:]
+	switch cmd {
+	case "-N":
+		return t.newChain(name)
+	case "-P":
+		return t.declare(":" + strings.Join(words[1:], " "))
+	case "-X":
+		return t.deleteChain(name)
+	}
+	c := t.chain(name)
+	if c == nil && slices.Contains(builtinChains(t.name), name) {
+		c = &chain{name: name, policy: "ACCEPT"}
 		t.chains = append(t.chains, c)
 	}
 	if c == nil {
-		return fmt.Errorf("%q: no chain %q", line, words[1])
+		return fmt.Errorf("%q: no chain %q", line, name)
 	}
-	switch words[0] {
+	switch cmd {
 	case "-F":
 		c.rules = nil
 		return nil
-	case "-A", "-I":
-		r, err := parseRule(words[2:])
-		if err != nil {
-			return err
-		}
-		if words[0] == "-A" {
-			c.rules = append(c.rules, r)
-		} else {
-			c.rules = slices.Insert(c.rules, 0, r)
-		}
+	case "-Z":
+		c.zero()
 		return nil
+	case "-A":
+		return c.insert(len(c.rules), rest)
+	case "-I":
+		return c.insertAt(rest)
+	case "-D":
+		return c.remove(rest)
 	}
 	return fmt.Errorf("command %q is not known to the model", words[0])
+}
+
+func longCommand(w string) string {
+	long := map[string]string{"--append": "-A", "--insert": "-I", "--delete": "-D", "--flush": "-F", "--policy": "-P", "--new-chain": "-N", "--new": "-N", "--delete-chain": "-X", "--zero": "-Z"}
+	if short, ok := long[w]; ok {
+		return short
+	}
+	return w
+}
+
+// wholeTable handles a command that names no chain.
+func (t *table) wholeTable(cmd, line string) error {
+	switch cmd {
+	case "-F":
+		for _, c := range t.chains {
+			c.rules = nil
+		}
+	case "-Z":
+		for _, c := range t.chains {
+			c.zero()
+		}
+	case "-X": // iptables-nft 1.8.9 takes empty built-in chains away too, and with them the hooks
+		t.chains = slices.DeleteFunc(t.chains, func(c *chain) bool {
+			return c.policy != "DROP" && len(c.rules) == 0 && !t.isTarget(c.name)
+		})
+	default:
+		return fmt.Errorf("%q: want a command and a chain", line)
+	}
+	return nil
+}
+
+func (t *table) newChain(name string) error {
+	if t.chain(name) != nil || slices.Contains(builtinChains(t.name), name) {
+		return fmt.Errorf("-N %s: the chain exists", name)
+	}
+	t.chains = append(t.chains, &chain{name: name})
+	return nil
+}
+
+func (t *table) deleteChain(name string) error {
+	c := t.chain(name)
+	if c == nil {
+		return fmt.Errorf("-X %s: no such chain", name)
+	}
+	if len(c.rules) > 0 || t.isTarget(name) {
+		return fmt.Errorf("-X %s: the chain has rules, or one leads to it", name)
+	}
+	t.chains = slices.DeleteFunc(t.chains, func(x *chain) bool { return x == c })
+	return nil
+}
+
+// isTarget reports whether a rule leads to the chain.
+func (t *table) isTarget(name string) bool {
+	for _, c := range t.chains {
+		if slices.ContainsFunc(c.rules, func(r *rule) bool { return r.target.chain == name }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *chain) zero() {
+	for _, r := range c.rules {
+		r.count = conntrack.Counters{}
+	}
+}
+
+func (c *chain) insert(at int, words []string) error {
+	r, err := parseRule(words)
+	if err != nil {
+		return err
+	}
+	c.rules = slices.Insert(c.rules, at, r)
+	return nil
+}
+
+// insertAt reads an optional number, from 1.
+func (c *chain) insertAt(words []string) error {
+	at := 1
+	if n, ok := ruleNumber(words); ok {
+		at, words = n, words[1:]
+	}
+	if at < 1 || at > len(c.rules)+1 {
+		return fmt.Errorf("-I %s %d: the chain has %d rules", c.name, at, len(c.rules))
+	}
+	return c.insert(at-1, words)
+}
+
+// remove deletes a rule by its number, or the first that says the same.
+func (c *chain) remove(words []string) error {
+	if n, ok := ruleNumber(words); ok && len(words) == 1 {
+		if n < 1 || n > len(c.rules) {
+			return fmt.Errorf("-D %s %d: the chain has %d rules", c.name, n, len(c.rules))
+		}
+		c.rules = slices.Delete(slices.Clone(c.rules), n-1, n)
+		return nil
+	}
+	want, err := parseRule(words)
+	if err != nil {
+		return err
+	}
+	for i, r := range c.rules {
+		if r.key == want.key {
+			c.rules = slices.Delete(slices.Clone(c.rules), i, i+1)
+			return nil
+		}
+	}
+	return fmt.Errorf("-D %s %s: no rule says this", c.name, want.text)
+}
+
+func ruleNumber(words []string) (int, bool) {
+	if len(words) == 0 {
+		return 0, false
+	}
+	n, err := strconv.Atoi(words[0])
+	return n, err == nil
 }
 
 // checkJumps refuses jumps to nowhere and in circles, as iptables does.
@@ -275,37 +406,25 @@ func splitWords(line string) ([]string, error) {
 	return words, nil
 }
 
-// needsConntrack reports whether some rule keeps tracking on (nf_ct_netns_get): a rule that asks for or
-// sets conntrack state, or any NAT chain. A rule counts even in a chain to which nothing jumps.
+// needsConntrack reports whether some rule keeps tracking on (nf_ct_netns_get): a match on conntrack state,
+// or a NAT target, even in a chain to which nothing jumps. An empty NAT chain does not, nor does NOTRACK
+// (xt_ct_tg_check takes no reference for it); both seen on 6.18 with iptables-nft 1.8.9.
 func (rs *Ruleset) needsConntrack() bool {
-	if rs.hasNAT() {
-		return true
-	}
 	for _, t := range rs.tables {
 		for _, c := range t.chains {
-			for _, r := range c.rules {
-				if r.usesConntrack() {
-					return true
-				}
+			if slices.ContainsFunc(c.rules, func(r *rule) bool { return r.tracked }) {
+				return true
 			}
 		}
 	}
 	return false
 }
 
-func (r *rule) usesConntrack() bool {
-	switch r.target.kind {
-	case "CT", "DNAT":
-		return true
-	}
-	return strings.Contains(r.text, "-m conntrack") || strings.Contains(r.text, "-m state")
-}
-
-// hasNAT reports whether a NAT chain exists; one registers the NAT hooks of all four places
+// hasNAT reports whether a built-in NAT chain exists; one registers the NAT hooks of all four places
 // (nf_nat_core.c, nf_nat_register_fn).
 func (rs *Ruleset) hasNAT() bool {
 	t := rs.tables["nat"]
-	return t != nil && len(t.chains) > 0
+	return t != nil && slices.ContainsFunc(t.chains, func(c *chain) bool { return c.policy != "" })
 }
 
 // Hit is the counter of a rule.

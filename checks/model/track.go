@@ -66,10 +66,13 @@ func (n *Namespace) expired(e *entry, at conntrack.Span) bool {
 func (n *Namespace) reached(when, at conntrack.Span, question string) bool {
 	switch {
 	case when.To <= at.From:
+		n.noteMargin(Margin{at, question, int64(at.From - when.To)})
 		return true
 	case when.From > at.To:
+		n.noteMargin(Margin{at, question, int64(at.To - when.From)})
 		return false
 	}
+	n.noteMargin(Margin{at, question, 0})
 	return n.choose(Choice{Kind: ChooseTiming, Subject: question, Options: 2}) == 0
 }
 
@@ -231,11 +234,7 @@ func (n *Namespace) udpError(w *walk) bool {
 // refresh is __nf_ct_refresh_acct: a new timeout, and the packet is counted.
 func (n *Namespace) refresh(w *walk, ticks int64, why string) {
 	e := w.ct
-	if e.acct {
-		c := &e.count[w.info.dir()]
-		c.Packets++
-		c.Bytes += uint64(w.p.Len)
-	}
+	e.account(w)
 	e.touched = w.at
 	if e.status.Has(conntrack.FixedTimeout) {
 		return
@@ -251,6 +250,16 @@ func (n *Namespace) refresh(w *walk, ticks int64, why string) {
 	}
 	w.say("nf_conntrack_udp_packet", fmt.Sprintf("time left %s -> %s", n.left(e.expiry, w.at), n.left(next, w.at)))
 	e.expiry = next
+}
+
+// account is nf_ct_acct_update.
+func (e *entry) account(w *walk) {
+	if !e.acct {
+		return
+	}
+	c := &e.count[w.info.dir()]
+	c.Packets++
+	c.Bytes += uint64(w.p.Len)
 }
 
 // left is a remaining time for people, in whole seconds as the kernel prints it.

@@ -1,0 +1,274 @@
+package model
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+
+	"ctlab/checks/conntrack"
+)
+
+// natRange is the range of a NAT target (struct nf_nat_range2): addresses, and ports if hasPort.
+type natRange struct {
+	from, to   netip.Addr // not valid: the address stays
+	lo, hi     uint16
+	hasPort    bool
+	random     bool // --random or --random-fully (NF_NAT_RANGE_PROTO_RANDOM_ALL)
+	persistent bool
+}
+
+// size is the number of ports, 0 where none are given.
+func (r natRange) size() int {
+	if !r.hasPort {
+		return 0
+	}
+	return int(r.hi-r.lo) + 1
+}
+
+func (r natRange) holdsAddr(a netip.Addr) bool {
+	return !r.from.IsValid() || r.from.Compare(a) <= 0 && a.Compare(r.to) <= 0
+}
+
+func (r natRange) holdsPort(p uint16) bool { return !r.hasPort || r.lo <= p && p <= r.hi }
+
+// uniqueTuple is get_unique_tuple (nf_nat_core.c): keep what is right and free, else what another flow of
+// the same source has, else the range's address and a port that is kept or searched.
+func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+	if m == srcManip && !r.random {
+		if r.holdsAddr(cur.Src) && r.holdsPort(cur.SrcPort) { // nf_in_range
+			if !n.tupleTaken(cur, w) {
+				return cur
+			}
+		} else if t, ok := n.appropriateSource(cur, r); ok && !n.tupleTaken(t, w) {
+			w.say("find_appropriate_src", "another flow of this source has "+t.String())
+			return t
+		}
+	}
+	next := bestAddress(cur, m, r)
+	if !r.random {
+		if r.hasPort {
+			if r.holdsPort(portOf(next, m)) && (r.lo == r.hi || !n.tupleTaken(next, w)) {
+				return next // a range of one port is taken without asking whether it is free
+			}
+		} else if !n.tupleTaken(next, w) {
+			return next
+		}
+	}
+	return n.searchPort(w, next, m, r)
+}
+
+// appropriateSource is find_appropriate_src: what the newest entry with the same source address and port
+// was mapped to, if the range allows it. Whether that is still free is another question.
+func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrack.Tuple, bool) {
+	for _, e := range slices.Backward(n.entries) {
+		if !e.bySource || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
+			continue
+		}
+		t := cur
+		t.Src, t.SrcPort = e.reply.Dst, e.reply.DstPort
+		if r.holdsAddr(t.Src) && r.holdsPort(t.SrcPort) {
+			return t, true
+		}
+	}
+	return cur, false
+}
+
+// bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
+// destination (of the source alone if persistent) leads.
+func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+	if !r.from.IsValid() {
+		return t
+	}
+	a := r.from
+	if r.from != r.to && a.Is4() {
+		var init uint32
+		if !r.persistent {
+			init = word(t.Dst)
+		}
+		first := binary.BigEndian.Uint32(r.from.AsSlice())
+		span := binary.BigEndian.Uint32(r.to.AsSlice()) - first + 1
+		// jhash2 of the four words of a source address, scaled to the range
+		at := first + uint32(uint64(jhash4(word(t.Src), init))*uint64(span)>>32)
+		a = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, at)))
+	}
+	if m == dstManip {
+		t.Dst = a
+	} else {
+		t.Src = a
+	}
+	return t
+}
+
+// word is an IPv4 address as a little-endian processor reads it from a packet.
+func word(a netip.Addr) uint32 {
+	if !a.Is4() {
+		return 0
+	}
+	return binary.LittleEndian.Uint32(a.AsSlice())
+}
+
+// jhash4 is jhash2 (include/linux/jhash.h) of four words of which only the first is not zero, as an
+// IPv4 address stands in union nf_inet_addr.
+func jhash4(k, initval uint32) uint32 {
+	a := 0xdeadbeef + uint32(4<<2) + initval
+	b, c := a, a
+	a += k
+	mix := func(x *uint32, y uint32, rot int) { *x = (*x - y) ^ bits.RotateLeft32(y, rot) }
+	mix(&a, c, 4)
+	c += b
+	mix(&b, a, 6)
+	a += c
+	mix(&c, b, 8)
+	b += a
+	mix(&a, c, 16)
+	c += b
+	mix(&b, a, 19)
+	a += c
+	mix(&c, b, 4)
+	b += a
+	final := func(x *uint32, y uint32, rot int) { *x = (*x ^ y) - bits.RotateLeft32(y, rot) }
+	final(&c, b, 14)
+	final(&a, c, 11)
+	final(&b, a, 25)
+	final(&c, b, 16)
+	final(&a, c, 4)
+	final(&b, a, 14)
+	final(&c, b, 24)
+	return c
+}
+
+func setPort(t *conntrack.Tuple, m manip, port uint16) {
+	if m == dstManip {
+		t.DstPort = port
+	} else {
+		t.SrcPort = port
+	}
+}
+
+func portOf(t conntrack.Tuple, m manip) uint16 {
+	if m == dstManip {
+		return t.DstPort
+	}
+	return t.SrcPort
+}
+
+// tupleTaken is nf_conntrack_tuple_taken for the reply that the tuple would have. The entry with our own
+// original tuple does not count.
+func (n *Namespace) tupleTaken(t conntrack.Tuple, w *walk) bool {
+	inv, _ := t.Inverse()
+	r, ok := n.find(inv, w.at)
+	if !ok || r.e.orig == w.ct.orig {
+		return false
+	}
+	n.stats["found"]++
+	return true
+}
+
+// maxAttempts is how many ports in a row a search tries at first (NF_NAT_MAX_ATTEMPTS); each further
+// window, from a new random start, is half as long, down to 8.
+const maxAttempts = 128
+
+// searchPort is nf_nat_l4proto_unique_tuple. Where a search starts is the kernel's choice; it takes the
+// first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
+// when it is confirmed.
+func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+	if m == dstManip && !r.hasPort {
+		return t
+	}
+	lo, hi := r.lo, r.hi
+	if !r.hasPort {
+		lo, hi = portClass(t.SrcPort)
+	}
+	s := search{n: n, w: w, t: t, m: m, lo: lo, size: int(hi-lo) + 1}
+	attempts := min(s.size, maxAttempts)
+	if n.cfg.Profile.WholeRange {
+		attempts = s.size
+	}
+	fixed := m == dstManip && !r.random && !n.cfg.Profile.RandomDestination
+	for {
+		start := 0
+		if !fixed {
+			start = s.start(attempts)
+		}
+		if s.window(start, attempts) {
+			return s.t
+		}
+		if attempts >= s.size || attempts < 16 {
+			w.say("nf_nat_l4proto_unique_tuple", fmt.Sprintf("no free port found in %d..%d", lo, hi))
+			return s.t
+		}
+		attempts /= 2
+	}
+}
+
+// search is one search for a port.
+type search struct {
+	n    *Namespace
+	w    *walk
+	t    conntrack.Tuple
+	m    manip
+	lo   uint16
+	size int
+}
+
+// window tries ports in a row, wrapping at the end of the range.
+func (s *search) window(start, attempts int) bool {
+	for i := range attempts {
+		setPort(&s.t, s.m, s.lo+uint16((start+i)%s.size))
+		if !s.n.tupleTaken(s.t, s.w) {
+			s.w.say("nf_nat_l4proto_unique_tuple", fmt.Sprintf("port %d is free", portOf(s.t, s.m)))
+			return true
+		}
+	}
+	return false
+}
+
+// start asks where the search begins. Ports that are taken just before it may have been tried without our
+// knowing: so much more may the counter "found" show.
+func (s *search) start(attempts int) int {
+	if s.size == 1 || s.size == attempts && !s.anyFree() {
+		return 0
+	}
+	c := Choice{Kind: ChoosePort, Subject: fmt.Sprintf("where the search for a port for %s in %d..%d starts", s.t, s.lo, int(s.lo)+s.size-1),
+		Options: s.size, First: int(s.lo), About: s.w.p.Line(), Flow: s.w.ct.orig}
+	start := s.n.choose(c)
+	before := 0
+	for before < attempts-1 && !s.free(start-1-before) {
+		before++
+	}
+	if before == maxAttempts-1 { // whole windows may have failed before
+		before = 2 * maxAttempts
+	}
+	s.n.foundMore += uint32(before)
+	return start
+}
+
+func (s *search) free(i int) bool {
+	t := s.t
+	setPort(&t, s.m, s.lo+uint16((i%s.size+s.size)%s.size))
+	inv, _ := t.Inverse()
+	r, ok := s.n.byTuple[inv]
+	return !ok || r.e.orig == s.w.ct.orig
+}
+
+func (s *search) anyFree() bool {
+	for i := range s.size {
+		if s.free(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// portClass is the class in which a source port stays (nf_nat_l4proto_unique_tuple).
+func portClass(port uint16) (lo, hi uint16) {
+	switch {
+	case port < 512:
+		return 1, 511
+	case port < 1024:
+		return 600, 1023
+	}
+	return 1024, 65535
+}
