@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
 	"ctlab/checks/trace"
 )
 
@@ -165,46 +166,84 @@ func (e *explainer) block(node string, b *block) {
 	h := b.h
 	from := "from " + h.Dev
 	if h.Dev == "" {
-		from = "its own"
+		from = "sent by the node itself"
 	}
-	e.line("%s  %.3f s  on %s, %s", e.paint(bold, fmt.Sprintf("packet %d", b.number)), h.Record.At.Seconds(), node, from)
-	for i, l := range wrap(e.name.Text(h.Packet.Line()), columns-6) {
-		e.line("  %s%s", strings.Repeat("    ", min(i, 1)), l)
-	}
-	hook := ""
-	for _, s := range h.Outcome.Steps {
-		if s.Hook != hook {
-			hook = s.Hook
-			e.line("  %s", hook)
-		}
-		e.column(s.Func, e.name.Text(s.What))
-	}
-	if len(h.Outcome.Steps) == 0 {
-		e.line("  no hook had anything to do with it")
-	}
-	if ct := h.Outcome.CT; ct != "" {
-		e.column("ctinfo", ct)
-	} else {
-		e.column("ctinfo", "none: tracking is off, as no rule needs it")
-	}
+	e.line("%s  %.3f s  on %s, %s; ctinfo: %s", e.paint(bold, fmt.Sprintf("packet %d", b.number)), h.Record.At.Seconds(), node, from, ctinfo(&h.Outcome))
+	e.hanging("  ", e.name.Text(h.Packet.Line()))
+	e.hooks(h.Outcome.Steps)
 	for _, l := range became(h) {
-		for _, part := range wrap("=> "+e.name.Text(l), columns-2) {
-			e.line("  %s", part)
-		}
+		e.hanging("  => ", e.name.Text(l))
 	}
 	if len(b.same) > 0 {
-		for i, l := range wrap(fmt.Sprintf("the same: %s %s", plural(len(b.same), "packet", "packets"), few(b.same, 12)), columns-4) {
-			e.line("  %s%s", strings.Repeat("  ", min(i, 1)), l)
+		e.hanging("  the same: ", plural(len(b.same), "packet ", "packets ")+few(b.same, 12))
+	}
+}
+
+func ctinfo(o *model.Outcome) string {
+	if o.CT == "" {
+		return "none, tracking is off"
+	}
+	return o.CT
+}
+
+// hanging writes text behind a beginning; further lines stand below the text.
+func (e *explainer) hanging(begin, s string) {
+	for _, l := range wrap(s, columns-len(begin)) {
+		e.line("%s%s", begin, l)
+		begin = strings.Repeat(" ", len(begin))
+	}
+}
+
+// callers are the functions that are registered at the hooks, or called by the stack, and within which the
+// others do their part (net/netfilter/nf_conntrack_core.c, nf_conntrack_proto.c, nf_nat_core.c of 6.18).
+func callers() map[string]string {
+	return map[string]string{
+		"resolve_normal_ct":             "nf_conntrack_in",
+		"nf_conntrack_inet_error":       "nf_conntrack_in",
+		"nf_conntrack_udp_packet":       "nf_conntrack_in",
+		"udp_error":                     "nf_conntrack_in",
+		"find_appropriate_src":          "nf_nat_inet_fn",
+		"nf_nat_packet":                 "nf_nat_inet_fn",
+		"nf_nat_icmp_reply_translation": "nf_nat_inet_fn",
+		"__nf_conntrack_confirm":        "nf_confirm",
+	}
+}
+
+// hooks writes the steps, those of a hook below its name and those of a function below the one that called
+// it.
+func (e *explainer) hooks(steps []model.Step) {
+	if len(steps) == 0 {
+		e.line("    no hook had anything to do with it")
+	}
+	hook, within := "", ""
+	for _, s := range steps {
+		if s.Hook != hook {
+			if hook == "PREROUTING" && s.Hook == "POSTROUTING" { // it cannot have come there otherwise
+				e.line("  FORWARD")
+				e.column("  ", "ip_forward", "routed; no rule of FORWARD dropped it")
+			}
+			hook, within = s.Hook, ""
+			e.line("  %s", hook)
 		}
+		caller := callers()[s.Func]
+		if caller != "" && caller != within {
+			e.line("    %s", caller)
+		}
+		indent := ""
+		if within = s.Func; caller != "" {
+			within, indent = caller, "  "
+		}
+		e.column("  "+indent, s.Func, e.name.Text(s.What))
 	}
 }
 
 // functionWide is the column of the kernel's functions.
-const functionWide = 26
+const functionWide = 28
 
-func (e *explainer) column(left, s string) {
+func (e *explainer) column(indent, fn, s string) {
+	left := "  " + indent + fn
 	for _, l := range wrap(s, columns-4-functionWide-2) {
-		e.line("    %-*s  %s", functionWide, left, l)
+		e.line("%-*s  %s", 4+functionWide, left, l)
 		left = ""
 	}
 }
@@ -231,7 +270,7 @@ func became(h *trace.Handled) []string {
 		out = append(out, s)
 	}
 	if len(out) == 0 {
-		out = append(out, "waits for its next hop's neighbour entry")
+		out = append(out, "stays: it waits until its next hop is resolved")
 	}
 	return out
 }

@@ -19,226 +19,226 @@ const DocumentVersion = 1
 // from the start of the first step where they are moments) or -seconds. Lists are never null; what has no
 // value is left out.
 type Document struct {
-	Version  int           `json:"ctlab"`
-	Command  string        `json:"command"` // run, predict or compare
-	Runs     []jsonRun     `json:"runs"`
+	Version  int           `json:"ctlab"`    // version of the document
+	Command  string        `json:"command"`  // run, predict or compare
+	Runs     []jsonRun     `json:"runs"`     // each lab and variant that was played, in the order of playing
 	Compared []jsonCompare `json:"compared"` // compare: a table a lab
 	Exit     int           `json:"exit"`     // the exit code that ctlab ends with
 }
 
 type jsonRun struct {
-	Lab     string         `json:"lab"`
-	File    string         `json:"file"`
-	Variant string         `json:"variant,omitempty"`
-	About   string         `json:"about,omitempty"`
-	Verdict string         `json:"verdict"` // PASS, FAIL, INCONCLUSIVE, BROKEN or INTERRUPTED
-	Error   string         `json:"error,omitempty"`
-	Setting jsonSetting    `json:"setting"`
-	Wants   jsonWants      `json:"wants"`
-	Steps   []jsonStep     `json:"steps"`
-	Final   []jsonSnapshot `json:"final"` // each tracked node when the steps were over
-	Model   []jsonModel    `json:"model"` // the comparison of kernel and model on each tracked node
-	Skipped string         `json:"model-skipped,omitempty"`
-	Margins []jsonMargin   `json:"margins"`
-	Wall    int64          `json:"wall-ns"`
-	Waits   int64          `json:"waits-ns"` // the part of it in which the script waited
+	Lab     string         `json:"lab"`                     // name
+	File    string         `json:"file"`                    // as it was given: a path, or the name of a bundled lab
+	Variant string         `json:"variant,omitempty"`       // left out for the lab as it is
+	About   string         `json:"about,omitempty"`         // what the variant, or the lab, is about
+	Verdict string         `json:"verdict"`                 // PASS: all wants met, kernel and model agree; FAIL: not so; INCONCLUSIVE: evidence was lost
+	Error   string         `json:"error,omitempty"`         // why the run ended early, or what went wrong when the network was taken down
+	Setting jsonSetting    `json:"setting"`                 // where it was played
+	Wants   jsonWants      `json:"wants"`                   // how many there are
+	Steps   []jsonStep     `json:"steps"`                   // those that were played
+	Final   []jsonSnapshot `json:"final"`                   // each tracked node when the steps were over
+	Model   []jsonModel    `json:"model"`                   // the comparison of kernel and model on each tracked node
+	Skipped string         `json:"model-skipped,omitempty"` // why the lab leaves the model out
+	Margins []jsonMargin   `json:"margins"`                 // what came within 50 ms of a boundary, so that a run may see it on the other side
+	Wall    int64          `json:"wall-ns"`                 // real time from building to the end of taking down
+	Waits   int64          `json:"waits-ns"`                // the part of it in which the script waited
 }
 
 type jsonSetting struct {
-	Simulated bool   `json:"simulated"`
-	Seed      uint64 `json:"seed,omitempty"`
-	Kernel    string `json:"kernel,omitempty"`
-	Iptables  string `json:"iptables,omitempty"`
-	Profile   string `json:"profile,omitempty"`
-	Nodes     int    `json:"nodes"`
-	Build     int64  `json:"build-ns"`
+	Simulated bool   `json:"simulated"`          // predicted on virtual time; nothing was asked of a kernel
+	Seed      uint64 `json:"seed,omitempty"`     // of what is free, in a prediction
+	Kernel    string `json:"kernel,omitempty"`   // release
+	Iptables  string `json:"iptables,omitempty"` // version
+	Profile   string `json:"profile,omitempty"`  // the kernel that the model follows
+	Nodes     int    `json:"nodes"`              // how many
+	Build     int64  `json:"build-ns"`           // what building took
 }
 
 type jsonWants struct {
-	Met int `json:"met"`
-	All int `json:"all"`
+	Met int `json:"met"` // how many were met
+	All int `json:"all"` // how many there are
 }
 
 type jsonStep struct {
-	Index     int            `json:"index"`
-	Name      string         `json:"name,omitempty"`
-	Kind      string         `json:"kind"`
-	Title     string         `json:"title"`
-	Position  string         `json:"position"` // FILE:LINE:COLUMN
-	Began     int64          `json:"began-ns"`
-	Ended     int64          `json:"ended-ns"`
-	OK        bool           `json:"ok"` // every want was met
-	NotPlayed string         `json:"not-played,omitempty"`
-	Attempts  []jsonAttempt  `json:"attempts"`
-	Restarted *jsonRestarted `json:"restarted,omitempty"`
-	Deleted   []jsonDeleted  `json:"deleted"`
-	Program   *jsonProgram   `json:"program,omitempty"`
-	Snapshots []jsonSnapshot `json:"snapshots"`
-	Wants     []jsonWant     `json:"wants"`
+	Index     int            `json:"index"`                // counts from 1
+	Name      string         `json:"name,omitempty"`       // as the lab has it
+	Kind      string         `json:"kind"`                 // query, restart, check, ...
+	Title     string         `json:"title"`                // kind and what it acts on
+	Position  string         `json:"position"`             // FILE:LINE:COLUMN
+	Began     int64          `json:"began-ns"`             // since the first step began
+	Ended     int64          `json:"ended-ns"`             // since the first step began
+	OK        bool           `json:"ok"`                   // every want was met
+	NotPlayed string         `json:"not-played,omitempty"` // why it could not be played; its wants are not judged
+	Attempts  []jsonAttempt  `json:"attempts"`             // requests of clients
+	Restarted *jsonRestarted `json:"restarted,omitempty"`  // what a restart did
+	Deleted   []jsonDeleted  `json:"deleted"`              // entries that a cleanup or a conntrack step deleted
+	Program   *jsonProgram   `json:"program,omitempty"`    // what an exec step ran
+	Snapshots []jsonSnapshot `json:"snapshots"`            // tables that were read for a check or for wants
+	Wants     []jsonWant     `json:"wants"`                // each with what there was
 }
 
 type jsonAttempt struct {
-	Client     string    `json:"client"`
-	Number     int       `json:"number"`
-	Control    bool      `json:"control"`
-	Background bool      `json:"background"`
-	Node       string    `json:"node,omitempty"`
-	Flow       jsonTuple `json:"flow"`
-	At         int64     `json:"at-ns"`
-	Took       int64     `json:"took-ns"`
-	Class      string    `json:"class"`
-	By         string    `json:"by,omitempty"`
-	From       string    `json:"from,omitempty"`
-	Error      string    `json:"error,omitempty"`
-	Before     *jsonSeen `json:"before,omitempty"`
-	After      *jsonSeen `json:"after,omitempty"`
+	Client     string    `json:"client"`           // name
+	Number     int       `json:"number"`           // of the client's requests in this run, from 1
+	Control    bool      `json:"control"`          // asked from a fresh port beside the request
+	Background bool      `json:"background"`       // of a started client
+	Node       string    `json:"node,omitempty"`   // the tracked node on its way
+	Flow       jsonTuple `json:"flow"`             // original tuple
+	At         int64     `json:"at-ns"`            // when it was sent
+	Took       int64     `json:"took-ns"`          // until its outcome
+	Class      string    `json:"class"`            // what became of it
+	By         string    `json:"by,omitempty"`     // the node of the server that answered
+	From       string    `json:"from,omitempty"`   // wrong-source: who answered
+	Error      string    `json:"error,omitempty"`  // text of an error
+	Before     *jsonSeen `json:"before,omitempty"` // the flow's entry just before sending
+	After      *jsonSeen `json:"after,omitempty"`  // and after the outcome
 }
 
 type jsonTuple struct {
-	Line     string `json:"line"`
-	Protocol string `json:"protocol"`
-	Src      string `json:"src"`
-	SrcPort  uint16 `json:"src-port,omitempty"`
-	Dst      string `json:"dst"`
-	DstPort  uint16 `json:"dst-port,omitempty"`
+	Line     string `json:"line"`               // the one line form
+	Protocol string `json:"protocol"`           // name or number
+	Src      string `json:"src"`                // address
+	SrcPort  uint16 `json:"src-port,omitempty"` // of protocols with ports; the id of an ICMP query
+	Dst      string `json:"dst"`                // address
+	DstPort  uint16 `json:"dst-port,omitempty"` // of protocols with ports
 }
 
 type jsonSeen struct {
-	At    int64     `json:"at-ns"`
-	Stale bool      `json:"stale"`
+	At    int64     `json:"at-ns"`            // when it was read
+	Stale bool      `json:"stale"`            // the present rules could not give its first packet this binding
 	Age   *int64    `json:"age-ns,omitempty"` // since the flow's last packet was sent
-	Entry jsonEntry `json:"entry"`
+	Entry jsonEntry `json:"entry"`            // as it was read
 }
 
 type jsonEntry struct {
-	Line    string      `json:"line"` // the one line form, which labs read
-	Orig    jsonTuple   `json:"orig"`
-	Reply   jsonTuple   `json:"reply"`
-	Status  []string    `json:"status"`
-	State   string      `json:"state,omitempty"` // of TCP
-	Timeout *uint32     `json:"timeout-seconds,omitempty"`
-	Mark    *uint32     `json:"mark,omitempty"`
-	Zone    *uint16     `json:"zone,omitempty"`
-	ID      *uint32     `json:"id,omitempty"`
-	Packets *jsonCounts `json:"packets,omitempty"`
-	Bytes   *jsonCounts `json:"bytes,omitempty"`
+	Line    string      `json:"line"`                      // the one line form, which labs read
+	Orig    jsonTuple   `json:"orig"`                      // original tuple
+	Reply   jsonTuple   `json:"reply"`                     // reply tuple, in its own direction
+	Status  []string    `json:"status"`                    // status bits, as in labs
+	State   string      `json:"state,omitempty"`           // of TCP
+	Timeout *uint32     `json:"timeout-seconds,omitempty"` // time left, in whole seconds as the kernel has it
+	Mark    *uint32     `json:"mark,omitempty"`            // of the entry
+	Zone    *uint16     `json:"zone,omitempty"`            // of both directions
+	ID      *uint32     `json:"id,omitempty"`              // of ctnetlink
+	Packets *jsonCounts `json:"packets,omitempty"`         // counted by accounting
+	Bytes   *jsonCounts `json:"bytes,omitempty"`           // whole IP packets
 }
 
 type jsonCounts struct {
-	Orig  uint64 `json:"orig"`
-	Reply uint64 `json:"reply"`
+	Orig  uint64 `json:"orig"`  // original direction
+	Reply uint64 `json:"reply"` // reply direction
 }
 
 type jsonRestarted struct {
-	Server   string      `json:"server"`
-	From     string      `json:"from"`
-	To       string      `json:"to"`
-	Death    string      `json:"death,omitempty"`
-	Reuse    string      `json:"reuse,omitempty"`
-	Services []string    `json:"services"`
-	Cleanup  jsonCleanup `json:"cleanup"`
+	Server   string      `json:"server"`          // name
+	From     string      `json:"from"`            // node
+	To       string      `json:"to"`              // node
+	Death    string      `json:"death,omitempty"` // process, address, route, drop or reuse
+	Reuse    string      `json:"reuse,omitempty"` // the node that has the address now
+	Services []string    `json:"services"`        // whose rules were replaced
+	Cleanup  jsonCleanup `json:"cleanup"`         // of the last of these services
 }
 
 type jsonCleanup struct {
-	Mode  string `json:"mode,omitempty"`
-	Order string `json:"order"`
-	Delay int64  `json:"delay-ns"`
+	Mode  string `json:"mode,omitempty"` // none, legacy, reconcile-1.32 or reconcile-current
+	Order string `json:"order"`          // rules-first or cleanup-first
+	Delay int64  `json:"delay-ns"`       // between the two
 }
 
 type jsonDeleted struct {
-	Node    string    `json:"node"`
-	Healthy bool      `json:"healthy"`
-	Entry   jsonEntry `json:"entry"`
+	Node    string    `json:"node"`    // whose table
+	Healthy bool      `json:"healthy"` // the rules could still give its binding: harm was done
+	Entry   jsonEntry `json:"entry"`   // as it was
 }
 
 type jsonProgram struct {
-	Exit   int    `json:"exit"`
-	Stdout string `json:"stdout"`
-	Stderr string `json:"stderr"`
+	Exit   int    `json:"exit"`   // exit code
+	Stdout string `json:"stdout"` // what it wrote
+	Stderr string `json:"stderr"` // what it wrote
 }
 
 type jsonSnapshot struct {
-	Node     string            `json:"node"`
-	At       int64             `json:"at-ns"`
-	Entries  []jsonSeen        `json:"entries"`
-	Hits     map[string]uint64 `json:"rule-hits"`
-	Counters map[string]uint32 `json:"counters"`       // since the node was made
-	Since    map[string]uint32 `json:"counters-since"` // since the last check
-	Events   []jsonEvent       `json:"events"`
+	Node     string            `json:"node"`           // name
+	At       int64             `json:"at-ns"`          // when
+	Entries  []jsonSeen        `json:"entries"`        // the whole table
+	Hits     map[string]uint64 `json:"rule-hits"`      // packets by rule: SERVICE/BACKEND, SERVICE/reject, or names of the lab's own rules
+	Counters map[string]uint32 `json:"counters"`       // of conntrack -S, since the node was made
+	Since    map[string]uint32 `json:"counters-since"` // the same, since the last check of the node or since the step began
+	Events   []jsonEvent       `json:"events"`         // since the node was made
 }
 
 type jsonEvent struct {
-	Kind  string    `json:"kind"`
-	Entry jsonEntry `json:"entry"`
+	Kind  string    `json:"kind"`  // new, update or destroy
+	Entry jsonEntry `json:"entry"` // as the event has it
 }
 
 type jsonWant struct {
-	Position string    `json:"position"`
-	Want     string    `json:"want"`
-	Got      string    `json:"got"`
-	OK       bool      `json:"ok"`
-	Near     *jsonNear `json:"near,omitempty"`
+	Position string    `json:"position"`       // FILE:LINE:COLUMN
+	Want     string    `json:"want"`           // as the lab says it
+	Got      string    `json:"got"`            // what there was
+	OK       bool      `json:"ok"`             // it was met
+	Near     *jsonNear `json:"near,omitempty"` // for an entry that is missing: the nearest one
 }
 
 type jsonNear struct {
-	Entry   jsonEntry `json:"entry"`
-	Differs []string  `json:"differs"`
+	Entry   jsonEntry `json:"entry"`   // the nearest one
+	Differs []string  `json:"differs"` // in which words
 }
 
 type jsonModel struct {
-	Node        string           `json:"node"`
-	Profile     string           `json:"profile"`
-	Verdict     string           `json:"verdict"` // same, different or inconclusive
-	Reads       int              `json:"reads"`
-	Fields      int              `json:"fields"`
-	Free        map[string]int   `json:"free"` // choices that were left to what was seen, by kind
-	Differences []jsonDifference `json:"differences"`
-	Lost        []string         `json:"lost"` // evidence that was lost
+	Node        string           `json:"node"`        // name
+	Profile     string           `json:"profile"`     // the kernel that the model follows
+	Verdict     string           `json:"verdict"`     // same, different or inconclusive
+	Reads       int              `json:"reads"`       // entries read, and reads that found nothing
+	Fields      int              `json:"fields"`      // fields compared
+	Free        map[string]int   `json:"free"`        // choices that were left to what was seen, by kind
+	Differences []jsonDifference `json:"differences"` // each field in which they differ
+	Lost        []string         `json:"lost"`        // evidence that was lost
 }
 
 type jsonDifference struct {
-	At     int64  `json:"at-ns"`
-	What   string `json:"what"`
-	Field  string `json:"field"`
-	Kernel string `json:"kernel"`
-	Model  string `json:"model"`
-	Why    string `json:"why,omitempty"`
+	At     int64  `json:"at-ns"`         // when it was seen
+	What   string `json:"what"`          // an entry, a packet, an event, a counter
+	Field  string `json:"field"`         // name
+	Kernel string `json:"kernel"`        // the kernel's side
+	Model  string `json:"model"`         // the model's side
+	Why    string `json:"why,omitempty"` // the model's reason
 }
 
 type jsonMargin struct {
-	At   int64  `json:"at-ns"`
-	Node string `json:"node"`
-	What string `json:"what"`
+	At   int64  `json:"at-ns"`  // when
+	Node string `json:"node"`   // name
+	What string `json:"what"`   // the question that was decided
 	Off  int64  `json:"off-ns"` // below 0: before the boundary
 }
 
 type jsonCompare struct {
-	Lab       string    `json:"lab"`
-	File      string    `json:"file"`
-	About     string    `json:"about,omitempty"`
-	Simulated bool      `json:"simulated"`
-	Kernel    string    `json:"kernel,omitempty"`
-	Profile   string    `json:"profile,omitempty"`
-	Took      int64     `json:"took-ns"`
-	Rows      []jsonRow `json:"rows"`
+	Lab       string    `json:"lab"`               // name
+	File      string    `json:"file"`              // as it was given
+	About     string    `json:"about,omitempty"`   // what the lab is about
+	Simulated bool      `json:"simulated"`         // predicted
+	Kernel    string    `json:"kernel,omitempty"`  // release
+	Profile   string    `json:"profile,omitempty"` // the kernel that the model follows
+	Took      int64     `json:"took-ns"`           // real time of all runs
+	Rows      []jsonRow `json:"rows"`              // the lab as it is comes first
 }
 
 type jsonRow struct {
 	Variant   string    `json:"variant,omitempty"` // left out for the lab as it is
-	About     string    `json:"about,omitempty"`
-	Lost      int       `json:"lost"`
-	Sent      int       `json:"sent"`
-	Outage    int64     `json:"outage-ns"`
-	ForGood   bool      `json:"for-good"`
-	Deleted   int       `json:"deleted"`
-	Harmed    int       `json:"harmed"`
-	Entry     string    `json:"entry"`
-	Word      string    `json:"word"`
-	Verdict   string    `json:"verdict"`
-	Wants     jsonWants `json:"wants"`
-	Agreement string    `json:"agreement"`
-	NotPlayed int       `json:"not-played"`
-	Error     string    `json:"error,omitempty"`
+	About     string    `json:"about,omitempty"`   // what the variant is about
+	Lost      int       `json:"lost"`              // requests without an answer; those of control clients do not count
+	Sent      int       `json:"sent"`              // requests; those of control clients do not count
+	Outage    int64     `json:"outage-ns"`         // the longest time in which a client had no answer
+	ForGood   bool      `json:"for-good"`          // some client had none any more at the end
+	Deleted   int       `json:"deleted"`           // entries, by cleanups and conntrack steps
+	Harmed    int       `json:"harmed"`            // healthy ones among them
+	Entry     string    `json:"entry"`             // where the entry of the first client's flow leads at the end
+	Word      string    `json:"word"`              // healed, broken, refused, unreachable, not permitted, WRONG SERVER, N of M lost, unharmed, not run
+	Verdict   string    `json:"verdict"`           // the run's
+	Wants     jsonWants `json:"wants"`             // how many there are
+	Agreement string    `json:"agreement"`         // of kernel and model
+	NotPlayed int       `json:"not-played"`        // steps
+	Error     string    `json:"error,omitempty"`   // why the run broke
 }
 
 // NewDocument makes the document of a command.
