@@ -12,6 +12,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/lab/live"
+	"ctlab/lab/play"
 	"ctlab/lab/report"
 	"ctlab/labs"
 )
@@ -39,19 +40,19 @@ func TestLabsOnThisKernel(t *testing.T) {
 			variants = append(variants, v.Name)
 		}
 		for _, v := range variants {
-			t.Run(strings.TrimSuffix(name+"/"+v, "/"), func(t *testing.T) { play(t, name, src, v) })
+			t.Run(strings.TrimSuffix(name+"/"+v, "/"), func(t *testing.T) { playLab(t, name, src, v) })
 		}
 	}
 }
 
-func play(t *testing.T, name string, src []byte, variant string) {
+func playLab(t *testing.T, name string, src []byte, variant string) {
 	l, err := lab.Load(name, src, variant)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	r := lab.Run(ctx, l, live.New(l), lab.Options{})
+	r := lab.Run(ctx, l, play.New(l, live.New(l)), lab.Options{})
 	free := 0
 	for _, c := range r.Comparisons {
 		free += c.Free["timing"]
