@@ -49,23 +49,68 @@ func (h *hypothesis) feed(r Record) error {
 		n.Set(key, value)
 	case Listen:
 		n.Listen()
-	case Link:
-		dev, state, _ := strings.Cut(r.Args, " ")
-		n.SetLink(dev, state == "up")
-	case Address:
-		dev, a, err := devicePrefix(r.Args)
+	case Send:
+		p, err := conntrack.ParsePacket(r.Args)
 		if err != nil {
 			return err
 		}
-		n.AddAddress(dev, a)
-	case Routing:
-		route, err := parseRoute(r.Args)
-		if err != nil {
+		o := n.Send(r.Span, p)
+		h.predict(o.Left)
+		h.packets = append(h.packets, Handled{r, "", p, o})
+	case Socket:
+		open, s, err := parseSocket(r.Args)
+		switch {
+		case err != nil:
 			return err
+		case open:
+			n.Bind(s)
+		default:
+			n.Unbind(s)
 		}
-		n.AddRoute(route)
+	case Link, Address, NoAddress, Routing, NoRouting:
+		return h.feedNetwork(r)
 	default:
 		return h.feedTable(r)
+	}
+	return nil
+}
+
+// feedNetwork handles changes of links, addresses and routes.
+func (h *hypothesis) feedNetwork(r Record) error {
+	n := h.ns
+	switch r.Kind {
+	case Link:
+		dev, state, err := deviceState(r.Args)
+		switch {
+		case err != nil:
+			return err
+		case state == "gone":
+			n.DelLink(r.Span, dev)
+		case state == "down":
+			n.Down(r.Span, dev)
+		default:
+			n.SetLink(dev, true)
+		}
+	case Address, NoAddress:
+		dev, a, err := devicePrefix(r.Args)
+		switch {
+		case err != nil:
+			return err
+		case r.Kind == Address:
+			n.AddAddress(dev, a)
+		default:
+			n.DelAddress(r.Span, dev, a)
+		}
+	case Routing, NoRouting:
+		route, err := parseRoute(r.Args)
+		switch {
+		case err != nil:
+			return err
+		case r.Kind == Routing:
+			n.AddRoute(route)
+		default:
+			n.DelRoute(route)
+		}
 	}
 	return nil
 }

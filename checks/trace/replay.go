@@ -55,7 +55,7 @@ func (r Report) Verdict() Verdict {
 // Summary is the line that each run prints.
 func (r Report) Summary() string {
 	free, kinds := 0, []string{}
-	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming} {
+	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseOrder} {
 		if n := r.Free[k]; n > 0 {
 			free += n
 			kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
@@ -162,7 +162,7 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			switch {
 			case i < len(answers):
 				a = answers[i]
-			case c.Options > smallChoice:
+			case c.Options > smallChoice || c.Kind == model.ChoosePort:
 				a = run.lookAhead(c)
 			default:
 				for other := 1; other < c.Options; other++ {

@@ -159,6 +159,13 @@ func (c *client) wake() {
 	c.fail(e)
 }
 
+// told takes an error that says which question it is about; those about earlier ones are passed over.
+func (c *client) told(e sockError, id uint16) {
+	if c.asking != nil && c.asking.id == id {
+		c.fail(e)
+	}
+}
+
 func (c *client) fail(e sockError) {
 	r := play.Reply{Class: e.class()}
 	if r.Class == lab.Failed {

@@ -1,7 +1,7 @@
 package sim
 
 import (
-	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -95,23 +95,26 @@ func (n *node) unknow(h hop) {
 	delete(n.probing, h)
 }
 
-// forgetAll forgets the neighbours on a device.
+// forgetAll forgets the neighbours on a device, and what a host has waiting for them (neigh_flush_dev).
 func (n *node) forgetAll(dev string) {
-	var hops []hop
-	for h := range n.known {
+	for h := range n.waiting {
 		if h.dev == dev {
-			hops = append(hops, h)
+			delete(n.waiting, h)
 		}
 	}
-	for h := range n.probing {
-		if h.dev == dev {
-			hops = append(hops, h)
-		}
-	}
-	slices.SortFunc(hops, func(a, b hop) int { return cmp.Or(a.addr.Compare(b.addr)) })
-	for _, h := range slices.Compact(hops) {
+	for _, h := range n.neighbours(dev) {
 		n.lost(h)
 	}
+}
+
+// neighbours are the known and the searched ones on a device, in order.
+func (n *node) neighbours(dev string) []hop {
+	all := maps.Clone(n.known)
+	for h := range n.probing {
+		all[h] = true
+	}
+	maps.DeleteFunc(all, func(h hop, _ bool) bool { return h.dev != dev })
+	return slices.SortedFunc(maps.Keys(all), func(a, b hop) int { return a.addr.Compare(b.addr) })
 }
 
 // wire sends a packet over a link, if it is up at both ends now and then.

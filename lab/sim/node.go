@@ -107,21 +107,26 @@ func (n *node) source(dst netip.Addr) (netip.Addr, bool) {
 	if !ok {
 		return netip.Addr{}, false
 	}
-	first := netip.Addr{}
-	for _, p := range n.device(r.Dev).addrs {
-		if !first.IsValid() || r.Via.IsValid() && p.Contains(r.Via) && !netip.PrefixFrom(first, p.Bits()).Contains(r.Via) {
-			first = p.Addr()
-		}
-	}
-	if first.IsValid() {
-		return first, true
-	}
+	a := n.device(r.Dev).firstFor(r.Via)
 	for _, d := range n.devices {
-		if len(d.addrs) > 0 {
-			return d.addrs[0].Addr(), true
+		if !a.IsValid() {
+			a = d.firstFor(netip.Addr{}) // a device without addresses borrows
 		}
 	}
-	return netip.Addr{}, false
+	return a, a.IsValid()
+}
+
+// firstFor is the first address whose subnet has the gateway, or just the first.
+func (d *device) firstFor(gateway netip.Addr) netip.Addr {
+	for _, p := range d.addrs {
+		if gateway.IsValid() && p.Contains(gateway) {
+			return p.Addr()
+		}
+	}
+	if len(d.addrs) == 0 {
+		return netip.Addr{}
+	}
+	return d.addrs[0].Addr()
 }
 
 // sysctl reads a numeric setting.
@@ -162,7 +167,8 @@ func (n *node) addAddress(dev string, a netip.Prefix) error {
 	return nil
 }
 
-// delAddress takes an address off a device. With its last address a device also loses its routes and
+// delAddress takes an address off a device, and with the first of a subnet the others of it, unless
+// promote_secondaries is set (__inet_del_ifa). With its last address a device also loses its routes and
 // neighbours (fib_inetaddr_event, fib_disable_ip).
 func (n *node) delAddress(dev string, a netip.Prefix) error {
 	d := n.device(dev)
@@ -173,7 +179,10 @@ func (n *node) delAddress(dev string, a netip.Prefix) error {
 	if i < 0 {
 		return fmt.Errorf("remove address %s from %s: %w", a, dev, errNoAddress)
 	}
-	d.addrs = slices.Delete(d.addrs, i, i+1)
+	first := slices.IndexFunc(d.addrs, func(p netip.Prefix) bool { return p.Masked() == a.Masked() }) == i
+	d.addrs = slices.DeleteFunc(d.addrs, func(p netip.Prefix) bool {
+		return p == a || first && p.Masked() == a.Masked() && !n.promotes(dev)
+	})
 	if n.tracked != nil {
 		n.tracked.delAddress(dev, a)
 	}
@@ -181,6 +190,10 @@ func (n *node) delAddress(dev string, a netip.Prefix) error {
 		n.disable(d)
 	}
 	return nil
+}
+
+func (n *node) promotes(dev string) bool {
+	return n.sysctl("net.ipv4.conf.all.promote_secondaries", 0) != 0 || n.sysctl("net.ipv4.conf."+dev+".promote_secondaries", 0) != 0
 }
 
 // disable takes away the routes over a device and what is known of its neighbours (fib_disable_ip).
@@ -264,15 +277,9 @@ func (n *node) delLink(d *device) {
 func (n *node) removeDevice(d *device) {
 	n.devices = slices.DeleteFunc(n.devices, func(o *device) bool { return o == d })
 	n.routes = slices.DeleteFunc(n.routes, func(r lab.Route) bool { return r.Dev == d.name })
-	for h := range n.probing {
-		if h.dev == d.name {
-			n.unknow(h)
-		}
-	}
-	for h := range n.known {
-		if h.dev == d.name {
-			n.unknow(h)
-		}
+	for _, h := range n.neighbours(d.name) {
+		n.unknow(h)
+		delete(n.waiting, h)
 	}
 	if n.tracked != nil {
 		n.tracked.delLink(d.name)

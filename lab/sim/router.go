@@ -87,26 +87,31 @@ func (t *tracked) send(p conntrack.Packet) sockError {
 	t.record(trace.Send, p.Line(), "")
 	o := t.ns.Send(t.span(), p)
 	t.handle(o)
-	if o.Dropped != "" {
-		return notPermitted
+	return sendError(o)
+}
+
+// sendError is what the sender of a packet is told: why a hook on the way out dropped it, and nothing of
+// what happens behind lo.
+func sendError(o model.Outcome) sockError {
+	if o.Dropped == "" || len(o.Steps) == 0 {
+		return noError
 	}
-	return noError
+	switch last := o.Steps[len(o.Steps)-1]; {
+	case last.Func == "ip_route_output_flow" || last.Func == "ip_route_me_harder":
+		return noNetwork
+	case last.Hook != "OUTPUT" && last.Hook != "POSTROUTING":
+		return noError
+	}
+	return notPermitted
 }
 
 // handle carries out what became of a packet.
 func (t *tracked) handle(o model.Outcome) {
 	t.leave(o.Left)
-	if !o.Local || o.Delivered == nil {
-		return
+	if o.Delivered != nil && o.Delivered.Proto == conntrack.UDP {
+		p := *o.Delivered
+		t.g.after(0, func() { t.node.deliver(p) })
 	}
-	p := *o.Delivered
-	t.g.after(0, func() {
-		if p.Proto == conntrack.ICMP && p.About != nil {
-			t.node.hearError(icmpError{p.ICMPType, p.ICMPCode, *p.About})
-		} else if p.Proto == conntrack.UDP {
-			t.node.deliver(p)
-		}
-	})
 }
 
 // leave sends what the model lets leave, takes its events, and asks for neighbours for which packets wait.
@@ -116,6 +121,11 @@ func (t *tracked) leave(lefts []model.Left) {
 		t.node.wire(l.Dev, l.Packet)
 	}
 	t.hear()
+	for _, e := range t.ns.Heard() {
+		if e.About != nil {
+			t.g.after(0, func() { t.node.hearError(icmpError{e.ICMPType, e.ICMPCode, *e.About}) })
+		}
+	}
 	for _, nb := range t.ns.Unresolved() {
 		t.node.search(hop{nb.Dev, nb.Addr}, netip.Addr{})
 	}
@@ -219,7 +229,11 @@ func (t *tracked) setLink(dev string, up bool) {
 		state = "up"
 	}
 	t.record(trace.Link, dev+" "+state, "")
-	t.ns.SetLink(dev, up)
+	if up {
+		t.ns.SetLink(dev, true)
+	} else {
+		t.ns.Down(t.span(), dev)
+	}
 	t.hear()
 }
 

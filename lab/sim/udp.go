@@ -184,10 +184,16 @@ func (n *node) hearError(e icmpError) {
 	if s == nil || what == noError || !s.recvErr && (!fatal || !s.remote.IsValid()) {
 		return
 	}
-	s.pending = what
-	if s.client != nil {
-		s.client.wake()
+	if s.client == nil {
+		return // servers pass errors over
 	}
+	if s.recvErr {
+		// The client reads the error queue, which says what the error is about.
+		s.client.told(what, n.g.payload[e.about.ID].id)
+		return
+	}
+	s.pending = what
+	s.client.wake()
 }
 
 // meaning is icmp_err_convert (net/ipv4/icmp.c) and what __udp4_lib_err adds.
