@@ -53,7 +53,7 @@ func met(r *lab.Result) string {
 func disguise(t *testing.T, src []byte, seed uint64) []byte {
 	t.Helper()
 	doc := document(t, src)
-	d := &disguiser{names: map[string]bool{}, rng: rand.New(rand.NewPCG(seed, seed))}
+	d := &disguiser{names: map[string]bool{}, nodes: child(doc, "nodes"), rng: rand.New(rand.NewPCG(seed, seed))}
 	for _, section := range []string{"nodes", "services", "servers", "clients"} {
 		for i, n := range content(child(doc, section)) {
 			if i%2 == 0 {
@@ -81,6 +81,7 @@ func content(n *yaml.Node) []*yaml.Node {
 
 type disguiser struct {
 	names map[string]bool
+	nodes *yaml.Node
 	rng   *rand.Rand
 }
 
@@ -116,7 +117,7 @@ func listenAt(server *yaml.Node) {
 		l.Value += ":" + dnsPort
 		return
 	}
-	server.Content = append(server.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: "listen"}, &yaml.Node{Kind: yaml.ScalarNode, Value: "any:" + dnsPort})
+	server.Content = append(server.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: "listen"}, &yaml.Node{Kind: yaml.ScalarNode, Value: dnsPort})
 }
 
 // prose is not touched, and some numbers are no ports.
@@ -161,10 +162,10 @@ func (d *disguiser) scalar(key, s string) string {
 	switch {
 	case key == "source-port":
 		return numbers.ReplaceAllStringFunc(s, shift)
-	case key == "port" || key == "target-port" || key == "node-port":
+	case key == "port" || key == "target-port" || key == "node-port" || key == "listen" && s == dnsPort:
 		return shift(s)
-	case key == "server" && !strings.Contains(s, ":") && !d.names[s]:
-		return d.text(s) + ":" + movedPort // an address alone means port 53
+	case key == "server" && !strings.Contains(s, ":") && (!d.names[s] || child(d.nodes, s) != nil):
+		return d.text(s) + ":" + movedPort // an address or a node alone means port 53
 	}
 	return d.text(s)
 }
