@@ -160,6 +160,7 @@ func (d *disguiser) walk(n *yaml.Node, key string) {
 
 // scalar moves a value: where the key says that it is a port, the number.
 func (d *disguiser) scalar(key, s string) string {
+	key = key[strings.LastIndexByte(key, '.')+1:] // of a variant's path
 	switch {
 	case key == "source-port":
 		return numbers.ReplaceAllStringFunc(s, shift)
