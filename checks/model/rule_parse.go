@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -162,11 +163,19 @@ func (p *ruleParser) prefix() netip.Prefix {
 	if a, err := netip.ParseAddr(w); err == nil {
 		return netip.PrefixFrom(a, a.BitLen())
 	}
+	addr, mask, _ := strings.Cut(w, "/")
+	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() { // ADDRESS/255.255.255.0
+		ones, size := net.IPMask(m.AsSlice()).Size()
+		if size == 0 {
+			p.fail("the mask of %q is not known to the model", w)
+		}
+		w = addr + "/" + strconv.Itoa(ones)
+	}
 	pre, err := netip.ParsePrefix(w)
 	if err != nil {
 		p.fail("%q is no address", w)
 	}
-	return pre
+	return pre.Masked()
 }
 
 func deviceMatches(pattern, dev string) bool {
