@@ -139,6 +139,11 @@ func (p *ruleParser) matchOption(w string) {
 		p.add(func(e *evaluation) bool { return lo.Compare(e.p.Dst) <= 0 && e.p.Dst.Compare(hi) <= 0 }, "--dst-range", [2]netip.Addr{lo, hi})
 	case "--icmp-type":
 		p.icmpType()
+	case "--tcp-flags": // TCP is not modelled; such a rule is never asked about anything else
+		mask, set := p.next(), p.next()
+		p.add(func(*evaluation) bool { return false }, "--tcp-flags", mask+" "+set)
+	case "--syn":
+		p.add(func(*evaluation) bool { return false }, "--tcp-flags", "FIN,SYN,RST,ACK SYN")
 	default:
 		p.fail("option %q is not known to the model", w)
 	}
