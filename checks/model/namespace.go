@@ -261,6 +261,9 @@ func (n *Namespace) isLocal(a netip.Addr) bool {
 	if n.localTo != nil {
 		return n.localTo(a)
 	}
+	if a.IsLoopback() {
+		return true
+	}
 	for name, l := range n.links {
 		for _, p := range l.addrs {
 			if p.Addr() == a || name == loopback && p.Contains(a) {
