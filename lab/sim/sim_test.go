@@ -477,24 +477,22 @@ func TestOnTheRouter(t *testing.T) {
 	})
 	t.Run("server", func(t *testing.T) {
 		w := build(t, func(l *lab.Lab) {
-			l.Node("node").Local = []netip.Prefix{netip.MustParsePrefix("169.254.20.10/32")}
-			l.Clients[0].To = netip.MustParseAddrPort("169.254.20.10:53")
+			l.Clients[0].To = netip.MustParseAddrPort("10.244.1.1:53")
 		})
 		c := w.open()
 		w.want(w.ask(c), "refused")
-		w.serve("node", "169.254.20.10:53")
+		w.serve("node", "10.244.1.1:53")
 		w.want(w.ask(c), "answered node")
 		w.close()
 	})
 	t.Run("both", func(t *testing.T) {
 		w := build(t, func(l *lab.Lab) {
 			local(l)
-			l.Node("node").Local = []netip.Prefix{netip.MustParsePrefix("169.254.20.10/32")}
-			l.Clients[0].To = netip.MustParseAddrPort("169.254.20.10:53")
+			l.Clients[0].To = netip.MustParseAddrPort("10.244.1.1:53")
 		})
 		c := w.open()
 		w.want(w.ask(c), "refused")
-		w.serve("node", "169.254.20.10:53")
+		w.serve("node", "10.244.1.1:53")
 		w.want(w.ask(c), "answered node")
 		w.close()
 	})
