@@ -33,13 +33,18 @@ type Server struct {
 	log      []Query
 }
 
+// datagrams hides what kind of socket it is. To a *net.UDPConn the library adds control messages, by which
+// it answers from the address that was asked, as few servers do; from a socket that is bound to any address
+// it is the kernel that chooses the source of an answer, by its route.
+type datagrams struct{ net.PacketConn }
+
 // Start serves on the sockets, and closes them in the end. identity says who answers. It returns when
 // both sockets are being read.
 func Start(identity string, pc net.PacketConn, l net.Listener) (*Server, error) {
 	s := &Server{identity: identity}
 	ready := make(chan struct{}, 2)
 	started := func() { ready <- struct{}{} }
-	s.udp = &dns.Server{PacketConn: pc, Handler: s.handler(false), NotifyStartedFunc: started}
+	s.udp = &dns.Server{PacketConn: datagrams{pc}, Handler: s.handler(false), NotifyStartedFunc: started}
 	s.tcp = &dns.Server{Listener: l, Handler: s.handler(true), NotifyStartedFunc: started}
 	failed := make(chan error, 2)
 	for _, srv := range []*dns.Server{s.udp, s.tcp} {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package dnsserver_test
 
 import (
@@ -27,13 +29,11 @@ func TestAskAndStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := pc.LocalAddr().(*net.UDPAddr)
-	dial := func(port uint16) (*net.UDPConn, error) {
-		return net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)}, to)
-	}
-	c, err := traffic.NewDNS(dial, 0, "www.ctlab.test.", dnsserver.IdentityName, 5*time.Second)
+	conn, err := net.DialUDP("udp4", nil, to)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := traffic.NewDNS(traffic.Connected(conn), "www.ctlab.test.", dnsserver.IdentityName, 5*time.Second)
 	defer c.Close()
 	for range 2 {
 		if a := c.Ask(context.Background()); a.Class != traffic.Answered || a.By != "pod-1" {
@@ -53,5 +53,34 @@ func TestAskAndStop(t *testing.T) {
 	cancel()
 	if a := c.Ask(ctx); a.Class == traffic.Answered {
 		t.Errorf("cancelled: %+v", a)
+	}
+}
+
+// A server that is bound to any address answers from the one that the kernel's route chooses, which need
+// not be the one that was asked.
+func TestAnyAddress(t *testing.T) {
+	pc, err := net.ListenPacket("udp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := dnsserver.Start("pod-1", pc, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Stop(context.Background())
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(pc.LocalAddr().(*net.UDPAddr).Port)
+	asked, primary := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
+	c := traffic.NewDNS(traffic.Unconnected(conn, asked), "www.ctlab.test.", dnsserver.IdentityName, 5*time.Second)
+	defer c.Close()
+	if a := c.Ask(context.Background()); a.Class != traffic.WrongSource || a.From != primary || a.By != "pod-1" {
+		t.Errorf("%+v", a)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sort"
 	"strings"
@@ -28,7 +29,7 @@ type Network struct {
 type Node struct {
 	NS    *netns.NS
 	nl    *netlink.Handle
-	ports map[string]int // device name to interface index
+	ports map[string]int // device name to interface index, also of devices that are gone
 }
 
 // AddNode makes a namespace. lo is up and IPv6 is off, so that no router solicitation or neighbour
@@ -38,7 +39,7 @@ func (n *Network) AddNode(name string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	node := &Node{NS: ns, ports: map[string]int{}}
+	node := &Node{NS: ns, ports: map[string]int{Loopback: loopbackIndex}}
 	n.nodes = append(n.nodes, node)
 	if err := node.open(); err != nil {
 		return nil, fmt.Errorf("set up node %s: %w", name, err)
@@ -46,25 +47,22 @@ func (n *Network) AddNode(name string) (*Node, error) {
 	return node, nil
 }
 
-func (n *Node) open() (err error) {
-	for _, family := range []string{"all", "default"} {
-		err := n.NS.WriteSysctl("net.ipv6.conf."+family+".disable_ipv6", "1")
-		if err != nil && !errors.Is(err, unix.ENOENT) { // a kernel without IPv6 needs no switch
-			return fmt.Errorf("switch IPv6 off: %w", err)
+func (n *Node) open() error {
+	return n.NS.Do(func() (err error) {
+		for _, family := range []string{"all", "default"} {
+			err := os.WriteFile(netns.SysctlPath("net.ipv6.conf."+family+".disable_ipv6"), []byte("1"), 0)
+			if err != nil && !errors.Is(err, unix.ENOENT) { // a kernel without IPv6 needs no switch
+				return fmt.Errorf("switch IPv6 off: %w", err)
+			}
 		}
-	}
-	err = n.NS.Do(func() error {
-		n.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-		return err
+		if n.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		if err := n.nl.LinkSetUp(n.device(Loopback)); err != nil {
+			return fmt.Errorf("set lo up: %w", err)
+		}
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("open rtnetlink: %w", err)
-	}
-	lo, err := n.nl.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	return n.nl.LinkSetUp(lo)
 }
 
 // Close lets every namespace go; the kernel takes down what is in them.
@@ -88,8 +86,15 @@ type Uplink struct {
 	Gateway      netip.Addr   // of the router's port
 }
 
-// HostDevice is the name of a host's only device.
+// HostDevice is the name of a host's only device besides lo.
 const HostDevice = "eth0"
+
+// Loopback is the name of the device that each namespace is born with. Its index is always the same
+// (LOOPBACK_IFINDEX in include/net/flow.h; net/core/dev.c asks for it).
+const (
+	Loopback      = "lo"
+	loopbackIndex = 1
+)
 
 // Connect makes a veth pair between a host and its router, as the CNI plugin ptp does: the router's port
 // has the gateway's address as /32 and a host route to the host; the host reaches everything, its own
@@ -113,9 +118,9 @@ func Connect(u Uplink) error {
 		return err
 	}
 	return errors.Join(
-		u.Router.addRoute(u.Port, netip.PrefixFrom(u.Address.Addr(), 32), netip.Addr{}),
-		u.Host.addRoute(HostDevice, netip.PrefixFrom(u.Gateway, 32), netip.Addr{}),
-		u.Host.addRoute(HostDevice, netip.PrefixFrom(netip.IPv4Unspecified(), 0), u.Gateway))
+		u.Router.AddRoute(Route{To: netip.PrefixFrom(u.Address.Addr(), 32), Dev: u.Port}),
+		u.Host.AddRoute(Route{To: netip.PrefixFrom(u.Gateway, 32), Dev: HostDevice}),
+		u.Host.AddRoute(Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: u.Gateway, Dev: HostDevice}))
 }
 
 // configure finds a device, gives it its address without the subnet's route, and takes it up.
@@ -125,50 +130,63 @@ func (n *Node) configure(dev string, a netip.Prefix) error {
 		return fmt.Errorf("find %s in %s: %w", dev, n.NS.Name(), err)
 	}
 	n.ports[dev] = link.Attrs().Index
-	addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NOPREFIXROUTE}
-	if err := n.nl.AddrAdd(link, addr); err != nil {
-		return fmt.Errorf("add address %s to %s in %s: %w", a, dev, n.NS.Name(), err)
+	if err := n.AddAddress(dev, a); err != nil {
+		return err
 	}
-	if err := n.nl.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s up in %s: %w", dev, n.NS.Name(), err)
-	}
-	return nil
+	return n.SetLink(dev, true)
 }
 
-func (n *Node) addRoute(dev string, to netip.Prefix, via netip.Addr) error {
-	r := &netlink.Route{LinkIndex: n.ports[dev], Dst: ipNet(to)}
-	if via.IsValid() {
-		r.Gw = via.AsSlice()
-	} else {
-		r.Scope = netlink.SCOPE_LINK
-	}
-	if err := n.nl.RouteAdd(r); err != nil {
-		return fmt.Errorf("add route %s to %s: %w", to, n.NS.Name(), err)
-	}
-	return nil
+// device names a device in a request, which only carries its index; 0 finds none.
+func (n *Node) device(dev string) netlink.Link {
+	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: dev, Index: n.ports[dev]}}
 }
 
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// Devices maps interface indexes to names, without lo.
+// Devices maps interface indexes to names, without lo. It also knows devices that are gone.
 func (n *Node) Devices() map[int]string {
 	out := map[int]string{}
 	for name, index := range n.ports {
-		out[index] = name
+		if name != Loopback {
+			out[index] = name
+		}
 	}
 	return out
 }
 
-// RemoveAddress takes an address off a host.
-func (n *Node) RemoveAddress(a netip.Prefix) error {
-	link, err := n.nl.LinkByIndex(n.ports[HostDevice])
-	if err == nil {
-		err = n.nl.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)})
+// SetLink sets a device up or down. Down takes its routes and neighbours along, and up does not bring them
+// back; its addresses stay (net/ipv4/fib_frontend.c, fib_netdev_event).
+func (n *Node) SetLink(dev string, up bool) error {
+	set, state := n.nl.LinkSetDown, "down"
+	if up {
+		set, state = n.nl.LinkSetUp, "up"
 	}
-	if err != nil {
-		return fmt.Errorf("remove address %s from %s: %w", a, n.NS.Name(), err)
+	if err := set(n.device(dev)); err != nil {
+		return fmt.Errorf("set %s %s in %s: %w", dev, state, n.NS.Name(), err)
+	}
+	return nil
+}
+
+// DeleteLink deletes a device; the other end of a veth pair goes with it.
+func (n *Node) DeleteLink(dev string) error {
+	if err := n.nl.LinkDel(n.device(dev)); err != nil {
+		return fmt.Errorf("delete link %s of %s: %w", dev, n.NS.Name(), err)
+	}
+	return nil
+}
+
+// AddAddress gives a device an address, behind those that it has, without a route of its subnet.
+func (n *Node) AddAddress(dev string, a netip.Prefix) error {
+	addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NOPREFIXROUTE}
+	if err := n.nl.AddrAdd(n.device(dev), addr); err != nil {
+		return fmt.Errorf("add address %s to %s in %s: %w", a, dev, n.NS.Name(), err)
+	}
+	return nil
+}
+
+// RemoveAddress takes an address off a device. With its last address a device loses its routes and
+// neighbours (net/ipv4/fib_frontend.c, fib_inetaddr_event).
+func (n *Node) RemoveAddress(dev string, a netip.Prefix) error {
+	if err := n.nl.AddrDel(n.device(dev), &netlink.Addr{IPNet: ipNet(a)}); err != nil {
+		return fmt.Errorf("remove address %s from %s in %s: %w", a, dev, n.NS.Name(), err)
 	}
 	return nil
 }
@@ -185,7 +203,8 @@ func (n *Node) ForgetNeighbour(dev string, a netip.Addr) error {
 // State is an inventory of a node, in the lines that traces use.
 type State struct{ Links, Addresses, Routes []string }
 
-// State reads links, addresses and routes of the main table back from the kernel, without lo's.
+// State reads links, addresses and routes of the main table back from the kernel. Of lo it lists the
+// addresses that it was not born with, and nothing else.
 func (n *Node) State() (State, error) {
 	var st State
 	devices := n.Devices()
@@ -195,7 +214,7 @@ func (n *Node) State() (State, error) {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Name == "lo" {
+		if a.Index == loopbackIndex {
 			continue
 		}
 		up := " down"
@@ -209,33 +228,22 @@ func (n *Node) State() (State, error) {
 		return st, fmt.Errorf("list addresses of %s: %w", n.NS.Name(), err)
 	}
 	for _, a := range addrs {
-		if dev, ok := devices[a.LinkIndex]; ok {
+		dev, ok := devices[a.LinkIndex]
+		if a.LinkIndex == loopbackIndex && !a.IP.IsLoopback() {
+			dev, ok = Loopback, true
+		}
+		if ok {
 			st.Addresses = append(st.Addresses, dev+" "+a.IPNet.String())
 		}
 	}
-	st.Routes, err = n.routes(devices)
+	routes, err := n.Routes()
+	for _, r := range routes {
+		st.Routes = append(st.Routes, r.String())
+	}
 	sort.Strings(st.Links)
 	sort.Strings(st.Addresses)
 	sort.Strings(st.Routes)
 	return st, err
-}
-
-func (n *Node) routes(devices map[int]string) (out []string, err error) {
-	routes, err := n.nl.RouteList(nil, unix.AF_INET)
-	if err != nil {
-		return nil, fmt.Errorf("list routes of %s: %w", n.NS.Name(), err)
-	}
-	for _, r := range routes {
-		to := "0.0.0.0/0"
-		if r.Dst != nil {
-			to = r.Dst.String()
-		}
-		if r.Gw != nil {
-			to += " via " + r.Gw.String()
-		}
-		out = append(out, to+" dev "+devices[r.LinkIndex])
-	}
-	return out, nil
 }
 
 // Forward makes a node a router: it forwards, sends no redirects and does not filter by reverse path,

@@ -1,12 +1,12 @@
 // Package traffic holds the clients: they ask from fixed source ports and say what became of each
-// request. A client is given a dial function and knows no namespaces.
+// request. A client is given its socket and knows no namespaces.
 package traffic
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -20,53 +20,73 @@ type Class string
 
 // The classes.
 const (
-	Answered    Class = "answered"
-	Timeout     Class = "timeout"
-	Refused     Class = "refused"     // ICMP port unreachable
-	Unreachable Class = "unreachable" // another ICMP error
-	Failed      Class = "error"
+	Answered     Class = "answered"
+	Timeout      Class = "timeout"
+	Refused      Class = "refused"       // ICMP port unreachable
+	Unreachable  Class = "unreachable"   // another ICMP error, or no route
+	NotPermitted Class = "not-permitted" // EPERM: the client's own node refused the packet
+	WrongSource  Class = "wrong-source"  // an answer from an address that was not asked
+	Failed       Class = "error"
 )
 
-// Dial opens a UDP socket with the local port given, 0 for a fresh one, connected to the server.
-type Dial func(localPort uint16) (*net.UDPConn, error)
+// Socket is a client's UDP socket towards one server.
+type Socket interface {
+	// Send sends a datagram to the server.
+	Send(b []byte) error
+	// Receive waits for a datagram.
+	Receive(b []byte) (n int, from netip.AddrPort, err error)
+	// SetReadDeadline bounds Receive, also one that waits already.
+	SetReadDeadline(t time.Time) error
+	Local() netip.AddrPort
+	Remote() netip.AddrPort // the server
+	Close() error
+}
 
-// DNS asks one question over UDP from one socket, which it keeps for life.
+// Reported is an error that the kernel reports with the datagram that it is about.
+type Reported struct {
+	Err   error
+	About []byte // the beginning of the datagram, as far as it is known
+}
+
+// Error is the error alone.
+func (r *Reported) Error() string { return r.Err.Error() }
+
+// Unwrap gives the kernel's error number.
+func (r *Reported) Unwrap() error { return r.Err }
+
+// DNS asks one question over UDP from one socket, which it keeps for life. It is not safe for concurrent
+// use.
 type DNS struct {
-	conn     *net.UDPConn
+	socket   Socket
 	question string
 	identity string // owner of the TXT record that says who answered
 	timeout  time.Duration
 	id       uint16
 }
 
-// NewDNS opens the client's socket. identity is the owner name of the TXT record by which servers say who
-// they are.
-func NewDNS(dial Dial, localPort uint16, question, identity string, timeout time.Duration) (*DNS, error) {
-	conn, err := dial(localPort)
-	if err != nil {
-		return nil, fmt.Errorf("open client socket: %w", err)
-	}
-	return &DNS{conn: conn, question: question, identity: identity, timeout: timeout}, nil
+// NewDNS makes a client of a socket, which it closes in the end. identity is the owner name of the TXT
+// record by which servers say who they are.
+func NewDNS(s Socket, question, identity string, timeout time.Duration) *DNS {
+	return &DNS{socket: s, question: question, identity: identity, timeout: timeout}
 }
 
 // Local is the socket's address and port.
-func (c *DNS) Local() netip.AddrPort {
-	return c.conn.LocalAddr().(*net.UDPAddr).AddrPort()
-}
+func (c *DNS) Local() netip.AddrPort { return c.socket.Local() }
 
 // Close ends the client.
-func (c *DNS) Close() error { return c.conn.Close() }
+func (c *DNS) Close() error { return c.socket.Close() }
 
 // Attempt is one request and what became of it.
 type Attempt struct {
 	Class Class
-	By    string        // who answered
-	Took  time.Duration // from sending to the outcome
-	Err   error         // for Failed: why
+	By    string         // who answered, by its own word
+	From  netip.AddrPort // for WrongSource: the address that answered
+	Took  time.Duration  // from sending to the outcome
+	Err   error          // why, unless it was answered
 }
 
 // Ask sends one query and waits for its answer, an error, or the end of the timeout. Answers to earlier
-// queries are passed over. Cancelling ctx ends the wait.
+// queries, and errors that are reported about them, are passed over. Cancelling ctx ends the wait.
 func (c *DNS) Ask(ctx context.Context) Attempt {
 	c.id++
 	m := new(dns.Msg)
@@ -77,38 +97,57 @@ func (c *DNS) Ask(ctx context.Context) Attempt {
 		return Attempt{Class: Failed, Err: fmt.Errorf("pack query: %w", err)}
 	}
 	start := time.Now()
-	if err := c.conn.SetReadDeadline(start.Add(c.timeout)); err != nil {
+	if err := c.socket.SetReadDeadline(start.Add(c.timeout)); err != nil {
 		return Attempt{Class: Failed, Err: err}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := c.conn.Write(query); err != nil {
-		return Attempt{Class: classify(err), Took: time.Since(start), Err: err}
-	}
-	by, err := c.await()
-	a := Attempt{Class: Answered, By: by, Took: time.Since(start), Err: err}
-	if err != nil {
-		a.Class = classify(err)
-	}
+	a := c.exchange(query)
+	a.Took = time.Since(start)
 	if ctx.Err() != nil && a.Class == Timeout {
 		a.Class, a.Err = Failed, ctx.Err()
 	}
 	return a
 }
 
-func (c *DNS) await() (by string, err error) {
+func (c *DNS) exchange(query []byte) Attempt {
+	if err := c.socket.Send(query); err != nil {
+		return Attempt{Class: classify(err), Err: err}
+	}
+	m, from, err := c.await()
+	if err != nil {
+		return Attempt{Class: classify(err), Err: err}
+	}
+	a := Attempt{Class: Answered, By: c.answeredBy(m)}
+	if from != c.socket.Remote() {
+		a.Class, a.From = WrongSource, from
+		a.Err = fmt.Errorf("asked %s, answered from %s", c.socket.Remote(), from)
+	}
+	return a
+}
+
+// await waits for the answer to the last query.
+func (c *DNS) await() (*dns.Msg, netip.AddrPort, error) {
 	buf := make([]byte, 4096)
 	for {
-		n, err := c.conn.Read(buf)
-		if err != nil {
-			return "", err
-		}
-		m := new(dns.Msg)
-		if m.Unpack(buf[:n]) != nil || m.Id != c.id || !m.Response {
+		n, from, err := c.socket.Receive(buf)
+		if err != nil && c.isLate(err) {
 			continue
 		}
-		return c.answeredBy(m), nil
+		if err != nil {
+			return nil, from, err
+		}
+		m := new(dns.Msg)
+		if m.Unpack(buf[:n]) == nil && m.Id == c.id && m.Response {
+			return m, from, nil
+		}
 	}
+}
+
+// isLate reports whether an error is about an earlier query than the last one.
+func (c *DNS) isLate(err error) bool {
+	var r *Reported
+	return errors.As(err, &r) && len(r.About) >= 2 && binary.BigEndian.Uint16(r.About) != c.id
 }
 
 func (c *DNS) answeredBy(m *dns.Msg) string {
@@ -128,6 +167,8 @@ func classify(err error) Class {
 		return Refused
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return Unreachable
+	case errors.Is(err, syscall.EPERM):
+		return NotPermitted
 	}
 	return Failed
 }

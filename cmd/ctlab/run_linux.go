@@ -9,20 +9,21 @@ import (
 
 	"ctlab/lab"
 	"ctlab/lab/live"
+	"ctlab/lab/play"
 	"ctlab/topology"
 )
 
 // newWorld is the kernel's world, and the way to look into its nodes.
 func newWorld(l *lab.Lab) (lab.World, func() []handle) {
-	w := live.New(l)
-	return w, func() []handle {
+	g := live.New(l)
+	return play.New(l, g), func() []handle {
 		var out []handle
 		for _, n := range l.Nodes {
 			command := "ip address"
 			if n.Router {
 				command = "conntrack -L"
 			}
-			out = append(out, handle{n.Name, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.FD(n.Name)), command})
+			out = append(out, handle{n.Name, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), g.FD(n.Name)), command})
 		}
 		return out
 	}

@@ -7,12 +7,14 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"syscall"
 
 	"github.com/vishvananda/netns"
 )
@@ -69,19 +71,27 @@ func (ns *NS) Do(fn func() error) error {
 	})
 }
 
-// ListenPacket opens an unconnected UDP socket at addr.
-func (ns *NS) ListenPacket(addr netip.AddrPort) (pc *net.UDPConn, err error) {
-	err = ns.Do(func() error {
-		pc, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+// Control sets options on a socket before it is bound, as in net.ListenConfig; nil sets none.
+type Control func(network, address string, c syscall.RawConn) error
+
+// ListenUDP opens an unconnected UDP socket at addr.
+func (ns *NS) ListenUDP(addr netip.AddrPort, control Control) (*net.UDPConn, error) {
+	var pc net.PacketConn
+	err := ns.Do(func() (err error) {
+		l := net.ListenConfig{Control: control}
+		pc, err = l.ListenPacket(context.Background(), network("udp", addr), addr.String())
 		return err
 	})
-	return pc, err
+	if err != nil {
+		return nil, err
+	}
+	return pc.(*net.UDPConn), nil
 }
 
 // Listen opens a TCP listener at addr.
 func (ns *NS) Listen(addr netip.AddrPort) (l *net.TCPListener, err error) {
 	err = ns.Do(func() error {
-		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+		l, err = net.ListenTCP(network("tcp", addr), net.TCPAddrFromAddrPort(addr))
 		return err
 	})
 	return l, err
@@ -89,16 +99,28 @@ func (ns *NS) Listen(addr netip.AddrPort) (l *net.TCPListener, err error) {
 
 // DialUDP opens a UDP socket bound to local and connected to remote. An invalid local address, or a
 // local port of 0, leaves the choice to the kernel.
-func (ns *NS) DialUDP(local, remote netip.AddrPort) (c *net.UDPConn, err error) {
-	err = ns.Do(func() error {
-		var l *net.UDPAddr
+func (ns *NS) DialUDP(local, remote netip.AddrPort, control Control) (*net.UDPConn, error) {
+	var c net.Conn
+	err := ns.Do(func() (err error) {
+		d := net.Dialer{Control: control}
 		if local.Addr().IsValid() || local.Port() != 0 {
-			l = net.UDPAddrFromAddrPort(local)
+			d.LocalAddr = &net.UDPAddr{IP: local.Addr().AsSlice(), Port: int(local.Port())}
 		}
-		c, err = net.DialUDP("udp", l, net.UDPAddrFromAddrPort(remote))
+		c, err = d.Dial(network("udp", remote), remote.String())
 		return err
 	})
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
+}
+
+// network is that of the address's family, so that the unspecified IPv4 address makes no IPv6 socket.
+func network(proto string, a netip.AddrPort) string {
+	if a.Addr().Is4() {
+		return proto + "4"
+	}
+	return proto + "6"
 }
 
 // WriteSysctl sets a sysctl below net. in the namespace; name is dotted, as sysctl(8) prints it.

@@ -58,7 +58,7 @@ func TestFirstThreadStaysOutside(t *testing.T) {
 // A fresh namespace has lo alone, and it is down: nothing can be reached from it.
 func TestSocketsStayInside(t *testing.T) {
 	ns := open(t)
-	if c, err := ns.DialUDP(netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:53")); err == nil {
+	if c, err := ns.DialUDP(netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:53"), nil); err == nil {
 		c.Close()
 		t.Error("127.0.0.1 was reachable with lo down")
 	}

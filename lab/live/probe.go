@@ -62,12 +62,12 @@ func probeAssured(ctx context.Context, ipt topology.Iptables) (assured bool, err
 	}
 	a := netip.MustParseAddrPort("127.0.0.1:40000")
 	b := netip.MustParseAddrPort("127.0.0.1:40001")
-	client, err := node.NS.DialUDP(a, b)
+	client, err := node.NS.DialUDP(a, b, nil)
 	if err != nil {
 		return false, err
 	}
 	defer client.Close()
-	server, err := node.NS.DialUDP(b, a)
+	server, err := node.NS.DialUDP(b, a, nil)
 	if err != nil {
 		return false, err
 	}

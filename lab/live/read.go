@@ -6,127 +6,47 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"strings"
-	"time"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/kernel"
-	"ctlab/checks/model"
-	"ctlab/checks/observe"
 	"ctlab/checks/trace"
-	"ctlab/lab"
+	"ctlab/lab/play"
 )
 
-// flow is a flow that ctlab's own clients made, with the time of its last packet sent.
-type flow struct {
-	tuple conntrack.Tuple
-	sent  time.Duration
-}
-
-// note remembers that a client sent a packet of a flow.
-func (t *tracked) note(tuple conntrack.Tuple, at time.Duration) {
-	for i := range t.flows {
-		if t.flows[i].tuple == tuple {
-			t.flows[i].sent = at
-			return
-		}
-	}
-	t.flows = append(t.flows, flow{tuple, at})
-}
-
-// unknownAge is the age of a flow that no client made.
-const unknownAge = time.Duration(-1)
-
-// age is the time since the flow's last packet was sent.
-func (t *tracked) age(tuple conntrack.Tuple, at time.Duration) time.Duration {
-	for _, f := range t.flows {
-		if f.tuple == tuple {
-			return max(0, at-f.sent)
-		}
-	}
-	return unknownAge
-}
-
-// get reads the entry of a flow, and records that it was read and what was found.
-func (w *World) get(t *tracked, tuple conntrack.Tuple) (*lab.Seen, error) {
-	r, found, err := t.table.Get(tuple)
+// Get reads the entry of a flow, and records that it was read and what was found.
+func (g *Ground) Get(node string, tuple conntrack.Tuple) (*play.Read, error) {
+	t, err := g.table(node)
 	if err != nil {
 		return nil, err
 	}
+	r, found, err := t.table.Get(tuple)
+	if err != nil {
+		return nil, fmt.Errorf("table of %s: %w", node, err)
+	}
 	t.rec.did(r.Moment, trace.Get, tuple.Line(), "")
 	if !found {
-		t.rec.seen(r.Moment, r.From, trace.Absent, tuple.Line(), "")
+		t.rec.saw(r.Moment, r.To, trace.Absent, tuple.Line(), "")
 		return nil, nil
 	}
-	t.rec.seen(r.Moment, r.From, trace.Entry, r.Entry.String(), "")
-	return w.look(t, r), nil
+	t.rec.saw(r.Moment, r.To, trace.Entry, r.Entry.String(), "")
+	read := g.read(r)
+	return &read, nil
 }
 
-// look says of an entry that was read whether it is stale.
-func (w *World) look(t *tracked, r kernel.Read) *lab.Seen {
-	at := time.Duration(r.From - w.origin)
-	return &lab.Seen{At: at, Entry: r.Entry, Stale: w.stale(t, &r.Entry), Age: t.age(r.Entry.Orig, at)}
-}
-
-// stale reports whether the present rules, asked about the entry's original tuple as a first packet,
-// could not give its binding in any of their allowed choices.
-func (w *World) stale(t *tracked, e *conntrack.Entry) bool {
-	local := func(a netip.Addr) bool { return t.own[a] }
-	return !slices.Contains(t.rules.Bindings(e.Orig, w.port(e.Orig.Src), local), e.Reply)
-}
-
-// port is the router's device towards an address.
-func (w *World) port(a netip.Addr) string {
-	for _, n := range w.lab.Nodes {
-		if n.Address.Addr() == a {
-			return n.Port
-		}
-	}
-	return ""
+func (g *Ground) read(r kernel.Read) play.Read {
+	return play.Read{At: g.since(r.From), Entry: r.Entry}
 }
 
 // dumpTries bounds how often an interrupted dump is made again.
 const dumpTries = 5
 
-// entries reads the whole table: count, GET each known flow, count again. Equal counts prove that
-// nothing else is there; otherwise the table is dumped, which costs more and more with the machine.
-func (w *World) entries(t *tracked) ([]lab.Seen, error) {
-	before, err := w.count(t)
+// Dump reads the whole table.
+func (g *Ground) Dump(node string) ([]play.Read, error) {
+	t, err := g.table(node)
 	if err != nil {
 		return nil, err
 	}
-	var seen []lab.Seen
-	for _, f := range t.flows {
-		s, err := w.get(t, f.tuple)
-		if err != nil {
-			return nil, err
-		}
-		if s != nil {
-			seen = append(seen, *s)
-		}
-	}
-	after, err := w.count(t)
-	if err != nil {
-		return nil, err
-	}
-	if before == after && int(after) == len(seen) {
-		return seen, nil
-	}
-	return w.dump(t)
-}
-
-func (w *World) count(t *tracked) (uint32, error) {
-	n, at, err := t.table.Count()
-	if err != nil {
-		return 0, err
-	}
-	t.rec.seen(at, at.From, trace.Count, itoa(n), "")
-	return n, nil
-}
-
-func (w *World) dump(t *tracked) ([]lab.Seen, error) {
 	for range dumpTries {
 		reads, at, err := t.table.Dump()
 		if errors.Is(err, kernel.ErrInterrupted) {
@@ -134,55 +54,93 @@ func (w *World) dump(t *tracked) ([]lab.Seen, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("table of %s: %w", node, err)
 		}
 		t.rec.did(at, trace.Dump, "", "")
-		var seen []lab.Seen
+		out := make([]play.Read, 0, len(reads))
 		for _, r := range reads {
-			t.rec.seen(r.Moment, at.From, trace.Entry, r.Entry.String(), "")
-			seen = append(seen, *w.look(t, r))
+			t.rec.saw(r.Moment, at.To, trace.Entry, r.Entry.String(), "")
+			out = append(out, g.read(r))
 		}
-		t.rec.seen(at, at.From, trace.Dumped, itoa(uint32(len(reads))), "")
-		return seen, nil
+		t.rec.saw(at, at.To, trace.Dumped, itoa(uint32(len(reads))), "")
+		return out, nil
 	}
-	return nil, fmt.Errorf("dump %s: interrupted %d times in a row", t.spec.Name, dumpTries)
+	return nil, fmt.Errorf("table of %s: dump interrupted %d times in a row", node, dumpTries)
 }
 
-// snapshot reads table, statistics and rule counters of a node.
-func (w *World) snapshot(ctx context.Context, t *tracked) (lab.Snapshot, error) {
-	snap := lab.Snapshot{Node: t.spec.Name, At: w.Now()}
-	var err error
-	if snap.Entries, err = w.entries(t); err != nil {
-		return snap, fmt.Errorf("read table of %s: %w", t.spec.Name, err)
+// Count is the number of entries in the namespace.
+func (g *Ground) Count(node string) (uint32, error) {
+	t, err := g.table(node)
+	if err != nil {
+		return 0, err
+	}
+	n, at, err := t.table.Count()
+	if err != nil {
+		return 0, fmt.Errorf("table of %s: %w", node, err)
+	}
+	t.rec.counted(at, trace.Count, itoa(n), "")
+	return n, nil
+}
+
+// Delete deletes an entry by its original tuple and id.
+func (g *Ground) Delete(node string, e *conntrack.Entry) (bool, error) {
+	t, err := g.table(node)
+	if err != nil {
+		return false, err
+	}
+	found, at, err := t.table.Delete(e.Orig, e.ID)
+	if err != nil {
+		return false, fmt.Errorf("table of %s: %w", node, err)
+	}
+	t.rec.did(at, trace.Delete, e.Orig.Line(), "")
+	return found, nil
+}
+
+// Flush deletes every entry.
+func (g *Ground) Flush(node string) error {
+	t, err := g.table(node)
+	if err != nil {
+		return err
+	}
+	at, err := t.table.Flush()
+	if err != nil {
+		return fmt.Errorf("table of %s: %w", node, err)
+	}
+	t.rec.did(at, trace.Flush, "", "")
+	return nil
+}
+
+// Stats are the counters of conntrack -S, since the node was made.
+func (g *Ground) Stats(node string) (map[string]uint32, error) {
+	t, err := g.table(node)
+	if err != nil {
+		return nil, err
 	}
 	stats, at, err := t.table.Stats()
 	if err != nil {
-		return snap, fmt.Errorf("read counters of %s: %w", t.spec.Name, err)
+		return nil, fmt.Errorf("table of %s: %w", node, err)
 	}
-	t.rec.seen(at, at.From, trace.Stats, statText(stats), "")
-	snap.Stats = stats
+	t.rec.counted(at, trace.Stats, trace.FormatStats(stats), "")
+	return stats, nil
+}
+
+// Hits is the text of iptables-save -c, without its comment lines.
+func (g *Ground) Hits(ctx context.Context, node string) (string, error) {
+	t, err := g.table(node)
+	if err != nil {
+		return "", err
+	}
 	var text string
-	hitsAt, err := during(func() (err error) {
-		text, err = w.ipt.Hits(ctx, t.node)
+	at, err := during(func() (err error) {
+		text, err = g.ipt.Hits(ctx, t.node)
 		return err
 	})
 	if err != nil {
-		return snap, err
+		return "", err
 	}
 	text = countedRules(text)
-	t.rec.seen(hitsAt, hitsAt.From, trace.Hits, "", text)
-	hits, err := model.ParseHits(text)
-	if err != nil {
-		return snap, err
-	}
-	snap.Hits = map[string]uint64{}
-	for _, h := range hits {
-		if h.Comment != "" {
-			snap.Hits[h.Comment] += h.Counters.Packets
-		}
-	}
-	snap.Events = t.ears.SoFar()
-	return snap, nil
+	t.rec.counted(at, trace.Hits, "", text)
+	return text, nil
 }
 
 // countedRules leaves out the comment lines of iptables-save, which carry the date.
@@ -196,31 +154,11 @@ func countedRules(text string) string {
 	return strings.Join(keep, "\n")
 }
 
-// inventory reads sysctls, links, addresses and routes back, so that an input that was not recorded
-// shows.
-func (w *World) inventory(t *tracked) error {
-	at := now()
-	st, err := t.node.State()
-	if err != nil {
-		return err
+// Events are those of the node so far.
+func (g *Ground) Events(node string) []conntrack.Event {
+	t := g.trackedNode(node)
+	if t == nil {
+		return nil
 	}
-	at.To = observe.Monotonic()
-	keys := slices.Clone(inputSysctls)
-	for _, rec := range t.rec.recs {
-		if key, _, _ := strings.Cut(rec.args, " "); rec.kind == trace.Sysctl && !slices.Contains(keys, key) {
-			keys = append(keys, key)
-		}
-	}
-	values, err := t.node.NS.ReadSysctls(keys...)
-	if err != nil {
-		return fmt.Errorf("read sysctls of %s: %w", t.spec.Name, err)
-	}
-	var settings []string
-	for k, v := range values {
-		settings = append(settings, k+" "+v)
-	}
-	for name, list := range map[string][]string{"links": st.Links, "addresses": st.Addresses, "routes": st.Routes, "sysctls": settings} {
-		t.rec.seen(at, at.From, trace.State, name, lines(list))
-	}
-	return nil
+	return t.ears.SoFar()
 }

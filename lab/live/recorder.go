@@ -26,11 +26,12 @@ type recorder struct {
 	lost []string
 }
 
-// raw is a record before its ticks are known. sort is the moment by which records are ordered.
+// raw is a record before its ticks are known.
 type raw struct {
-	sort, from, to int64
-	kind           trace.Kind
-	args, text     string
+	at, took   int64 // when, and for how long; records are ordered by at
+	from, to   int64 // within which the kernel acted
+	kind       trace.Kind
+	args, text string
 }
 
 func (r *recorder) add(rec raw) {
@@ -39,14 +40,26 @@ func (r *recorder) add(rec raw) {
 	r.recs = append(r.recs, rec)
 }
 
-// did records something that ctlab did itself, between two readings of the clock.
+// did records something that ctlab did itself, between two readings of the clock. It happened at some
+// moment in between.
 func (r *recorder) did(at kernel.Moment, kind trace.Kind, args, text string) {
-	r.add(raw{sort: at.From, from: at.From, to: at.To, kind: kind, args: args, text: text})
+	r.add(raw{at: at.From, took: at.To - at.From, from: at.From, to: at.To, kind: kind, args: args, text: text})
 }
 
-// seen records an observation; it comes behind the input that it belongs to.
-func (r *recorder) seen(at kernel.Moment, order int64, kind trace.Kind, args, text string) {
-	r.add(raw{sort: order, from: at.From, to: at.To, kind: kind, args: args, text: text})
+// counted records a reading of counters, which like an act took its time.
+func (r *recorder) counted(at kernel.Moment, kind trace.Kind, args, text string) {
+	r.did(at, kind, args, text)
+}
+
+// sent records a packet of the node's own. Its place is before the call: what is seen of it comes behind.
+func (r *recorder) sent(at kernel.Moment, args string) {
+	r.add(raw{at: at.From, from: at.From, to: at.To, kind: trace.Send, args: args})
+}
+
+// saw records an observation, whose place is at order: what a read found stands where the read had ended,
+// behind the packets that came meanwhile.
+func (r *recorder) saw(at kernel.Moment, order int64, kind trace.Kind, args, text string) {
+	r.add(raw{at: order, from: at.From, to: at.To, kind: kind, args: args, text: text})
 }
 
 func (r *recorder) lose(format string, args ...any) {
@@ -63,7 +76,7 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		if !ok {
 			continue // lo
 		}
-		rec := raw{sort: f.At, from: f.At, to: f.At}
+		rec := raw{at: f.At, from: f.At, to: f.At}
 		switch {
 		case f.Packet != nil && f.Out:
 			rec.kind, rec.args = trace.Left, trace.PacketArgs(dev, f.Packet)
@@ -80,14 +93,14 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 
 func (r *recorder) events(heard []kernel.Heard) {
 	for _, h := range heard {
-		r.add(raw{sort: h.At, from: h.At, to: h.At, kind: trace.Event, args: h.Event.String()})
+		r.add(raw{at: h.At, from: h.At, to: h.At, kind: trace.Event, args: h.Event.String()})
 	}
 }
 
 func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]string) {
 	for _, n := range lost {
 		if dev, ok := devices[n.Ifindex]; ok {
-			r.add(raw{sort: n.At, from: n.At, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()})
+			r.add(raw{at: n.At, from: n.At, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()})
 		}
 	}
 }
@@ -96,7 +109,7 @@ func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]stri
 func (r *recorder) trace(h trace.Header, ticks observe.Ticks, epoch int64) trace.Trace {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	sort.SliceStable(r.recs, func(i, j int) bool { return r.recs[i].sort < r.recs[j].sort })
+	sort.SliceStable(r.recs, func(i, j int) bool { return r.recs[i].at < r.recs[j].at })
 	r.dropRepeated()
 	r.bound()
 	r.checkOverlaps()
@@ -104,7 +117,8 @@ func (r *recorder) trace(h trace.Header, ticks observe.Ticks, epoch int64) trace
 	t := trace.Trace{Header: h}
 	for _, rec := range r.recs {
 		t.Records = append(t.Records, trace.Record{
-			At:   time.Duration(rec.sort - epoch).Round(time.Microsecond),
+			At:   time.Duration(rec.at - epoch).Round(time.Microsecond),
+			Took: time.Duration(rec.took).Round(time.Microsecond),
 			Span: ticks.Between(rec.from, rec.to),
 			Kind: rec.kind, Args: rec.args, Text: rec.text,
 		})
@@ -126,10 +140,10 @@ func (r *recorder) dropRepeated() {
 			known[rec.args] = true
 		case trace.Neigh:
 			at, lost := lostAt[rec.args]
-			if lost && !known[rec.args] && rec.sort-at < int64(sameLoss) {
+			if lost && !known[rec.args] && rec.at-at < int64(sameLoss) {
 				return true
 			}
-			known[rec.args], lostAt[rec.args] = false, rec.sort
+			known[rec.args], lostAt[rec.args] = false, rec.at
 		}
 		return false
 	})
@@ -205,9 +219,6 @@ func concerns(act, packet raw) bool {
 	}
 	return p.Proto == t.Proto && (p.Src == t.Src && p.SrcPort == t.SrcPort || p.Dst == t.Src && p.DstPort == t.SrcPort)
 }
-
-// statText is the Args of a Stats record.
-func statText(s kernel.Stats) string { return trace.FormatStats(s) }
 
 func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 

@@ -1,0 +1,153 @@
+//go:build linux
+
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ctlab/checks/observe"
+	"ctlab/checks/trace"
+	"ctlab/lab"
+	"ctlab/topology"
+)
+
+// calibrationSamples is how many ticks each calibration watches; the earliest of them counts.
+const calibrationSamples = 12
+
+// Build makes the network. While it works, another thread calibrates the tick clock and a scratch
+// namespace shows which profile this kernel has.
+func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
+	start := time.Now()
+	var set lab.Setting
+	var err error
+	if g.calib, err = observe.NewCalibration(); err != nil {
+		return set, err
+	}
+	g.calmed = make(chan struct{})
+	go func() {
+		defer close(g.calmed)
+		g.calib.Watch(calibrationSamples)
+	}()
+	if g.ipt, err = topology.FindIptables(ctx); err != nil {
+		return set, err
+	}
+	probe := make(chan probeResult, 1)
+	go func() { probe <- probeProfile(ctx, g.ipt) }()
+	g.built = true
+	err = g.build(ctx)
+	found := <-probe
+	if err = errors.Join(err, found.err); err != nil {
+		return set, err
+	}
+	g.profile = found.profile
+	return lab.Setting{Kernel: found.release, Iptables: g.ipt.Version, Profile: g.profile.Name, Probed: found.seen,
+		Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
+}
+
+func (g *Ground) build(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"namespaces", g.buildNodes},
+		{"links", g.buildLinks},
+		{"addresses", g.buildAddresses},
+	} {
+		begin := time.Now()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := step.do(); err != nil {
+			return fmt.Errorf("build %s: %w", step.name, err)
+		}
+		g.phases = append(g.phases, lab.Phase{Name: step.name, Took: time.Since(begin)})
+	}
+	return nil
+}
+
+// buildNodes makes the namespaces; a tracked one is recorded before it has a link.
+func (g *Ground) buildNodes() (err error) {
+	defer func() { // whatever happens, the tap must be known when it is stopped
+		for _, t := range g.tracked {
+			if t.tapped != nil {
+				err = errors.Join(err, <-t.tapped)
+			}
+		}
+	}()
+	for _, spec := range g.lab.Nodes {
+		n, err := g.net.AddNode(spec.Name)
+		if err != nil {
+			return err
+		}
+		g.nodes[spec.Name] = n
+		if spec.Router {
+			if err := g.track(spec, n); err != nil {
+				return err
+			}
+		}
+		for _, s := range spec.Sysctls {
+			if err := n.NS.WriteSysctl(s.Name, s.Value); err != nil {
+				return fmt.Errorf("set %s=%s in %s: %w", s.Name, s.Value, spec.Name, err)
+			}
+		}
+		if t := g.trackedNode(spec.Name); t != nil {
+			if err := t.recordSysctls(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// buildLinks connects each host to its router.
+func (g *Ground) buildLinks() error {
+	for _, spec := range g.lab.Nodes {
+		if spec.Router {
+			continue
+		}
+		t, err := g.table(spec.Uplink)
+		if err != nil {
+			return fmt.Errorf("uplink of %s: %w", spec.Name, err)
+		}
+		at, err := during(func() error {
+			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Address: spec.Address, Gateway: spec.Gateway})
+		})
+		if err != nil {
+			return err
+		}
+		gateway := netip.PrefixFrom(spec.Gateway, 32)
+		t.own[spec.Gateway] = true
+		t.rec.did(at, trace.Link, spec.Port+" up", "")
+		t.rec.did(at, trace.Address, spec.Port+" "+gateway.String(), "")
+		t.rec.did(at, trace.Routing, topology.Route{To: netip.PrefixFrom(spec.Address.Addr(), 32), Dev: spec.Port}.String(), "")
+	}
+	return nil
+}
+
+// buildAddresses gives nodes their further addresses and routes.
+func (g *Ground) buildAddresses() error {
+	for _, spec := range g.lab.Nodes {
+		for _, a := range spec.Also {
+			if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
+				return err
+			}
+		}
+		for _, a := range spec.Local {
+			if err := g.Address(spec.Name, topology.Loopback, a, true); err != nil {
+				return err
+			}
+		}
+	}
+	for _, spec := range g.lab.Nodes {
+		for _, r := range spec.Routes {
+			if err := g.Route(spec.Name, "add", r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

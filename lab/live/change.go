@@ -1,0 +1,151 @@
+//go:build linux
+
+package live
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"ctlab/checks/kernel"
+	"ctlab/checks/trace"
+	"ctlab/lab"
+	"ctlab/topology"
+)
+
+// act does something to a node and, if it is tracked, records it with its moment.
+func (g *Ground) act(node string, do func(n *topology.Node) error, record func(t *tracked, at kernel.Moment)) error {
+	n, err := g.node(node)
+	if err != nil {
+		return err
+	}
+	at, err := during(func() error { return do(n) })
+	if err != nil {
+		return err
+	}
+	if t := g.trackedNode(node); t != nil {
+		record(t, at)
+	}
+	return nil
+}
+
+// Load loads iptables-save text into a tracked node.
+func (g *Ground) Load(ctx context.Context, node, text string, noflush bool) error {
+	how := "restore"
+	if noflush {
+		how = "noflush"
+	}
+	return g.act(node,
+		func(n *topology.Node) error { return g.ipt.Load(ctx, n, text, noflush) },
+		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Rules, how, text) })
+}
+
+// Sysctl sets a setting.
+func (g *Ground) Sysctl(node string, s lab.Sysctl) error {
+	err := g.act(node,
+		func(n *topology.Node) error { return n.NS.WriteSysctl(s.Name, s.Value) },
+		func(t *tracked, at kernel.Moment) { t.recordSysctl(at, s.Name, s.Value) })
+	if err != nil {
+		return fmt.Errorf("set %s=%s in %s: %w", s.Name, s.Value, node, err)
+	}
+	return nil
+}
+
+// Link sets a device up or down, or deletes it ("gone") with both its ends. What the kernel takes along by
+// itself, such as routes, is not recorded: the model must know.
+func (g *Ground) Link(node, dev, state string) error {
+	do := func(n *topology.Node) error {
+		switch state {
+		case "up", "down":
+			return n.SetLink(dev, state == "up")
+		case "gone":
+			return n.DeleteLink(dev)
+		}
+		return fmt.Errorf("set %s of %s to %q: it can be up, down or gone", dev, node, state)
+	}
+	var at kernel.Moment
+	err := g.act(node,
+		func(n *topology.Node) (err error) {
+			at, err = during(func() error { return do(n) })
+			return err
+		},
+		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Link, dev+" "+state, "") })
+	if err != nil || state != "gone" {
+		return err
+	}
+	if spec := g.lab.Node(node); !spec.Router && dev == topology.HostDevice {
+		g.trackedNode(spec.Uplink).rec.did(at, trace.Link, spec.Port+" gone", "")
+	}
+	return nil
+}
+
+// Address adds an address to a device or removes it.
+func (g *Ground) Address(node, dev string, a netip.Prefix, add bool) error {
+	return g.act(node,
+		func(n *topology.Node) error {
+			if add {
+				return n.AddAddress(dev, a)
+			}
+			return n.RemoveAddress(dev, a)
+		},
+		func(t *tracked, at kernel.Moment) {
+			kind := trace.NoAddress
+			if add {
+				kind, t.own[a.Addr()] = trace.Address, true
+			}
+			t.rec.did(at, kind, dev+" "+a.String(), "")
+		})
+}
+
+// Route adds, deletes or replaces a route.
+func (g *Ground) Route(node, op string, r lab.Route) error {
+	route := topology.Route{To: r.To.Masked(), Via: r.Via, Dev: r.Dev}
+	if op == "replace" {
+		return g.replaceRoute(node, route)
+	}
+	return g.act(node,
+		func(n *topology.Node) error {
+			switch op {
+			case "add":
+				return n.AddRoute(route)
+			case "del":
+				return n.DeleteRoute(route)
+			}
+			return fmt.Errorf("route of %s: it can be added, deleted or replaced, not %q", node, op)
+		},
+		func(t *tracked, at kernel.Moment) {
+			kind := trace.Routing
+			if op == "del" {
+				kind = trace.NoRouting
+			}
+			t.rec.did(at, kind, route.String(), "")
+		})
+}
+
+// replaceRoute is recorded as the end of the route that had the destination, if there was one, and the
+// beginning of its successor, at one moment.
+func (g *Ground) replaceRoute(node string, route topology.Route) error {
+	var before []topology.Route
+	return g.act(node,
+		func(n *topology.Node) (err error) {
+			if before, err = n.Routes(); err != nil {
+				return err
+			}
+			return n.ReplaceRoute(route)
+		},
+		func(t *tracked, at kernel.Moment) {
+			for _, old := range before {
+				if old.To == route.To {
+					t.rec.did(at, trace.NoRouting, old.String(), "")
+				}
+			}
+			t.rec.did(at, trace.Routing, route.String(), "")
+		})
+}
+
+// Forget deletes what a node knows of a neighbour.
+func (g *Ground) Forget(node, dev string, a netip.Addr) error {
+	return g.act(node,
+		func(n *topology.Node) error { return n.ForgetNeighbour(dev, a) },
+		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Neigh, dev+" "+a.String(), "") })
+}

@@ -1,0 +1,122 @@
+//go:build linux
+
+// Package live is the Ground on this kernel: it builds a lab's network in namespaces, lets real sockets
+// talk in real time, and records what goes into each tracked node and what is seen of it.
+package live
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/kernel"
+	"ctlab/checks/model"
+	"ctlab/checks/observe"
+	"ctlab/lab"
+	"ctlab/lab/play"
+	"ctlab/topology"
+)
+
+// Ground is a lab's network on this kernel.
+type Ground struct {
+	lab     *lab.Lab
+	net     topology.Network
+	ipt     topology.Iptables
+	nodes   map[string]*topology.Node
+	tracked []*tracked // in the order of the file
+	calib   *observe.Calibration
+	calmed  chan struct{} // closed when the first calibration is done
+	profile model.Profile
+	origin  int64 // CLOCK_MONOTONIC of time 0; 0 before Ready
+	waits   time.Duration
+	phases  []lab.Phase
+	built   bool // Build began
+
+	mu      sync.Mutex // what clients in the background change too
+	used    map[conntrack.Tuple]bool
+	sockets map[*socket]bool
+	servers map[*server]bool
+	running map[*running]bool
+	telling sync.Mutex // one call of Sent at a time
+}
+
+var _ play.Ground = (*Ground)(nil)
+
+// New prepares the ground of a lab; nothing is made yet.
+func New(l *lab.Lab) *Ground {
+	return &Ground{lab: l, nodes: map[string]*topology.Node{}, used: map[conntrack.Tuple]bool{},
+		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}}
+}
+
+// Ready is called when rules are loaded and programs started: the clock begins.
+func (g *Ground) Ready() error {
+	g.origin = observe.Monotonic()
+	return nil
+}
+
+// Now is the time since Ready.
+func (g *Ground) Now() time.Duration { return g.since(observe.Monotonic()) }
+
+// since is a moment of CLOCK_MONOTONIC on the lab's clock.
+func (g *Ground) since(ns int64) time.Duration { return time.Duration(ns - g.origin) }
+
+// WaitUntil waits for a moment.
+func (g *Ground) WaitUntil(ctx context.Context, at time.Duration) error {
+	begin := g.Now()
+	d := at - begin
+	if d <= 0 {
+		return ctx.Err()
+	}
+	defer func() { g.waits += min(d, g.Now()-begin) }()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// FD is the descriptor that holds a node's namespace, while the network stands.
+func (g *Ground) FD(node string) int { return g.nodes[node].NS.FD() }
+
+func (g *Ground) node(name string) (*topology.Node, error) {
+	if n := g.nodes[name]; n != nil {
+		return n, nil
+	}
+	return nil, fmt.Errorf("there is no node %s", name)
+}
+
+// trackedNode finds a tracked node by name, or returns nil.
+func (g *Ground) trackedNode(name string) *tracked {
+	for _, t := range g.tracked {
+		if t.spec.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// table finds a tracked node whose table is to be read or written.
+func (g *Ground) table(name string) (*tracked, error) {
+	if t := g.trackedNode(name); t != nil {
+		return t, nil
+	}
+	return nil, fmt.Errorf("%s is not tracked", name)
+}
+
+// now is a moment without an extent.
+func now() kernel.Moment {
+	t := observe.Monotonic()
+	return kernel.Moment{From: t, To: t}
+}
+
+// during runs fn and returns the moment around it.
+func during(fn func() error) (kernel.Moment, error) {
+	from := observe.Monotonic()
+	err := fn()
+	return kernel.Moment{From: from, To: observe.Monotonic()}, err
+}

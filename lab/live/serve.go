@@ -1,0 +1,114 @@
+//go:build linux
+
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/kernel"
+	"ctlab/checks/trace"
+	"ctlab/dnsserver"
+	"ctlab/lab/play"
+)
+
+// server is a running DNS server.
+type server struct {
+	ground *Ground
+	dns    *dnsserver.Server
+}
+
+// Serve starts a DNS server on a node. On a tracked node it must be bound to an address: from a socket that
+// is bound to any, nobody but the kernel knows which source an answer will have.
+func (g *Ground) Serve(_ context.Context, on string, at netip.AddrPort, identity string) (play.Server, error) {
+	n, err := g.node(on)
+	if err != nil {
+		return nil, err
+	}
+	t := g.trackedNode(on)
+	if t != nil && at.Addr().IsUnspecified() {
+		return nil, fmt.Errorf("a server on %s must listen at one of its addresses, not at any: the node is tracked", on)
+	}
+	var pc net.PacketConn
+	moment, err := during(func() (err error) {
+		pc, err = n.NS.ListenUDP(at, nil)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if t != nil {
+		pc = t.recordedConn(moment, pc, at)
+	}
+	l, err := n.NS.Listen(at)
+	if err != nil {
+		return nil, errors.Join(err, pc.Close())
+	}
+	dns, err := dnsserver.Start(identity, pc, l)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{g, dns}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.servers[s] = true
+	return s, nil
+}
+
+// Stop ends the server at once and says how many questions reached it.
+func (s *server) Stop(ctx context.Context) (int, error) {
+	s.ground.mu.Lock()
+	delete(s.ground.servers, s)
+	s.ground.mu.Unlock()
+	err := s.dns.Stop(ctx)
+	return len(s.dns.Log()), err
+}
+
+// ownConn is a server's socket on a tracked node: what it sends is an input of the node.
+type ownConn struct {
+	net.PacketConn
+	node  *tracked
+	local netip.AddrPort
+	once  sync.Once // a server may close its socket twice
+}
+
+func (t *tracked) recordedConn(at kernel.Moment, pc net.PacketConn, local netip.AddrPort) *ownConn {
+	t.rec.did(at, trace.Socket, "open "+local.String(), "")
+	return &ownConn{PacketConn: pc, node: t, local: local}
+}
+
+func (c *ownConn) WriteTo(b []byte, to net.Addr) (n int, err error) {
+	at, err := during(func() (err error) {
+		n, err = c.PacketConn.WriteTo(b, to)
+		return err
+	})
+	if a, ok := to.(*net.UDPAddr); ok {
+		c.node.sent(at, c.local, a.AddrPort(), len(b), err)
+	}
+	return n, err
+}
+
+func (c *ownConn) Close() error {
+	at, err := during(c.PacketConn.Close)
+	c.once.Do(func() { c.node.rec.did(at, trace.Socket, "close "+c.local.String(), "") })
+	return err
+}
+
+// headers is the length of an IPv4 and a UDP header.
+const headers = 20 + 8
+
+// sent records a datagram that a socket of the node's own sent. What failed before a packet was made, for
+// want of a route or because of an earlier error, is none; what the rules refused is.
+func (t *tracked) sent(at kernel.Moment, from, to netip.AddrPort, payload int, err error) {
+	if err != nil && !isRefusedByRules(err) {
+		return
+	}
+	p := conntrack.Packet{Proto: conntrack.UDP, Src: from.Addr(), SrcPort: from.Port(), Dst: to.Addr().Unmap(), DstPort: to.Port(),
+		Len: headers + payload, TTL: t.ttl}
+	t.rec.sent(at, p.Line())
+}

@@ -1,0 +1,175 @@
+//go:build linux
+
+package live
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"ctlab/checks/kernel"
+	"ctlab/checks/observe"
+	"ctlab/checks/trace"
+	"ctlab/lab"
+	"ctlab/topology"
+)
+
+// tracked is a node whose conntrack table is recorded.
+type tracked struct {
+	spec   *lab.Node
+	node   *topology.Node
+	rec    recorder
+	tap    *observe.Tap
+	tapped chan error // says that tap is open, or why not
+	table  *kernel.Table
+	ears   *kernel.Listener
+	neigh  *observe.Neighbours
+	own    map[netip.Addr]bool // addresses that it has or had
+	ttl    uint8               // net.ipv4.ip_default_ttl
+}
+
+// ErrNoConntrack says that the kernel has no connection tracking for namespaces.
+var ErrNoConntrack = errors.New("this kernel shows no net.netfilter.nf_conntrack sysctls: is nf_conntrack loaded?")
+
+// inputSysctls are the settings on which the model's answers depend. They are read and recorded, so that
+// no default of this machine is taken for granted.
+var inputSysctls = []string{
+	"net.ipv4.icmp_ratelimit", defaultTTL, "net.ipv4.ip_forward",
+	"net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_checksum",
+	"net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream",
+}
+
+// defaultTTL is the setting that gives packets of a node's own their TTL.
+const defaultTTL = "net.ipv4.ip_default_ttl"
+
+// track begins the recording of a node, and makes it a router.
+func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
+	t := &tracked{spec: spec, node: n, own: map[netip.Addr]bool{}}
+	g.tracked = append(g.tracked, t)
+	if t.table, err = kernel.Open(n.NS, observe.Monotonic); err != nil {
+		return err
+	}
+	if t.ears, err = kernel.Listen(n.NS, observe.Monotonic); err != nil {
+		return err
+	}
+	t.rec.did(now(), trace.Listen, "", "")
+	// Setting up the ring waits for the kernel's RCU, so it goes on while other nodes are made.
+	t.tapped = make(chan error, 1)
+	go func() {
+		tap, err := observe.Open(n.NS)
+		t.tap = tap
+		t.tapped <- err
+	}()
+	if t.neigh, err = observe.WatchNeighbours(n.NS); err != nil {
+		return err
+	}
+	if err := n.Forward(); err != nil {
+		return err
+	}
+	err = n.NS.WriteSysctl("net.netfilter.nf_conntrack_acct", "1")
+	if errors.Is(err, os.ErrNotExist) {
+		return ErrNoConntrack
+	}
+	if err != nil {
+		return fmt.Errorf("switch accounting on in %s: %w", spec.Name, err)
+	}
+	return nil
+}
+
+// recordSysctls records the settings with which the node starts: those that the model asks for, and those
+// of the lab.
+func (t *tracked) recordSysctls() error {
+	keys := slices.Clone(inputSysctls)
+	for _, s := range t.spec.Sysctls {
+		if !slices.Contains(keys, s.Name) {
+			keys = append(keys, s.Name)
+		}
+	}
+	values, err := t.node.NS.ReadSysctls(keys...)
+	if err != nil {
+		return fmt.Errorf("read sysctls of %s: %w", t.spec.Name, err)
+	}
+	for _, key := range keys {
+		if v, ok := values[key]; ok {
+			t.recordSysctl(now(), key, v)
+		}
+	}
+	return nil
+}
+
+func (t *tracked) recordSysctl(at kernel.Moment, key, value string) {
+	if n, err := strconv.ParseUint(value, 10, 8); key == defaultTTL && err == nil {
+		t.ttl = uint8(n)
+	}
+	t.rec.did(at, trace.Sysctl, key+" "+value, "")
+}
+
+// inventory reads sysctls, links, addresses and routes back, so that an input that was not recorded
+// shows.
+func (t *tracked) inventory() error {
+	at := now()
+	st, err := t.node.State()
+	if err != nil {
+		return err
+	}
+	at.To = observe.Monotonic()
+	keys := slices.Clone(inputSysctls)
+	for _, rec := range t.rec.recs {
+		if key, _, _ := strings.Cut(rec.args, " "); rec.kind == trace.Sysctl && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	values, err := t.node.NS.ReadSysctls(keys...)
+	if err != nil {
+		return fmt.Errorf("read sysctls of %s: %w", t.spec.Name, err)
+	}
+	var settings []string
+	for k, v := range values {
+		settings = append(settings, k+" "+v)
+	}
+	for _, part := range []struct {
+		name string
+		list []string
+	}{{"links", st.Links}, {"addresses", st.Addresses}, {"routes", st.Routes}, {"sysctls", settings}} {
+		t.rec.saw(at, at.From, trace.State, part.name, lines(part.list))
+	}
+	return nil
+}
+
+// stop ends tap, listeners and table, and takes over what they collected. Also a node that is only half
+// set up is stopped.
+func (t *tracked) stop() error {
+	var errs []error
+	devices := t.node.Devices()
+	if t.tap != nil {
+		frames, lost, err := t.tap.Close()
+		ended := now()
+		t.rec.saw(ended, ended.From, trace.Ended, "", "")
+		t.rec.frames(frames, devices, t.own)
+		if lost > 0 {
+			t.rec.lose("the tap lost %d frames", lost)
+		}
+		errs = append(errs, err)
+	}
+	if t.ears != nil {
+		heard, lost, err := t.ears.Close()
+		t.rec.events(heard)
+		if lost > 0 {
+			t.rec.lose("conntrack events were lost %d times", lost)
+		}
+		errs = append(errs, err)
+	}
+	if t.neigh != nil {
+		lost, err := t.neigh.Close()
+		t.rec.neighbours(lost, devices)
+		errs = append(errs, err)
+	}
+	if t.table != nil {
+		errs = append(errs, t.table.Close())
+	}
+	return errors.Join(errs...)
+}
