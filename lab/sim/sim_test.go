@@ -508,6 +508,19 @@ func TestOnTheRouter(t *testing.T) {
 		w.want(w.ask(c), "not-permitted")
 		w.close()
 	})
+	t.Run("rejected", func(t *testing.T) {
+		w := build(t, func(l *lab.Lab) {
+			local(l)
+			l.Node("node").Routes = []lab.Route{def}
+		})
+		w.must(w.Load(t.Context(), "node", "*filter\n-A OUTPUT -d "+one+" -j REJECT\nCOMMIT\n", true))
+		c := w.open()
+		// The packet is refused at once, and the error that comes with it waits for the next question.
+		for _, want := range []string{"not-permitted", "refused", "not-permitted"} {
+			w.want(w.ask(c), want)
+		}
+		w.close()
+	})
 	t.Run("no route behind the VIP", func(t *testing.T) {
 		w := build(t, func(l *lab.Lab) {
 			local(l)
@@ -594,7 +607,7 @@ func TestOwnLink(t *testing.T) {
 	w.must(w.Route("app", "add", lab.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.244.2.1"), Dev: "eth0"}))
 	w.want(w.ask(c), "answered one")
 	w.must(w.Address("app", "eth0", netip.MustParsePrefix("10.244.2.5/24"), false))
-	w.want(w.ask(c), "error")
+	w.want(w.ask(c), "unreachable")
 	w.close()
 }
 
