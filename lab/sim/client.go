@@ -201,6 +201,10 @@ func (g *Ground) Ask(ctx context.Context, from []play.Socket) ([]play.Reply, err
 			open--
 		})
 	}
-	err := g.wait(func() error { return g.run(ctx, forever, func() bool { return open == 0 }) })
+	// What comes back through lo is there when sending returns, also if nothing is waited for.
+	err := g.run(ctx, g.now, func() bool { return false })
+	if err == nil {
+		err = g.wait(func() error { return g.run(ctx, forever, func() bool { return open == 0 }) })
+	}
 	return replies, err
 }

@@ -247,17 +247,15 @@ func (t *tracked) delLink(dev string) {
 func (t *tracked) inventory() {
 	var links, addresses, routes, settings []string
 	for _, d := range t.node.devices {
-		state := " down"
-		if d.up {
-			state = " up"
-		}
-		if d.name != "lo" { // it is always there, and no input
-			links = append(links, d.name+state)
-		}
 		for _, a := range d.addrs {
-			if !a.Addr().IsLoopback() {
-				addresses = append(addresses, d.name+" "+a.String())
-			}
+			addresses = append(addresses, d.name+" "+a.String())
+		}
+		switch {
+		case d.name == "lo": // as in lab/live: every namespace has it
+		case d.up:
+			links = append(links, d.name+" up")
+		default:
+			links = append(links, d.name+" down")
 		}
 	}
 	for _, r := range t.node.routes {

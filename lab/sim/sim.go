@@ -29,9 +29,10 @@ const tick = int64(time.Second) / hz
 // Simulated are UDP over IPv4, longest-match routes, source address selection, connected and unconnected
 // sockets with what they hear of ICMP errors (IP_RECVERR), port unreachable with its rate limit, neighbours
 // that never answer, links that go down or away. A neighbour that has answered once is known until its link
-// goes down or it is forgotten: entries do not age, as they would after half a minute. Not simulated are
-// TCP, fragments, full socket buffers, reverse path filters, the garbage collector of conntrack, the limit
-// of all ICMP errors together (icmp_msgs_per_sec), and programs.
+// goes down or it is forgotten: entries do not age, as they would after half a minute. A lost carrier is noticed
+// at once, where a kernel may take a second (net/core/link_watch.c). Not simulated are TCP, fragments, full
+// queues and buffers, reverse path filters, the garbage collector of conntrack, the limit of all ICMP errors
+// together (icmp_msgs_per_sec), and programs.
 type Ground struct {
 	// Profile is the kernel that is simulated. New sets the newest one that the model knows; it may be
 	// changed before Build.

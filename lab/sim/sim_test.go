@@ -294,6 +294,20 @@ func TestNeighbourFails(t *testing.T) {
 	w.close()
 }
 
+// An error about an earlier question is passed over.
+func TestLateError(t *testing.T) {
+	w := build(t, func(l *lab.Lab) { l.Clients[0].RecvErr = true })
+	w.must(w.Address("one", "eth0", netip.MustParsePrefix(one+"/24"), false))
+	c := w.open()
+	w.want(w.ask(c), "timeout")
+	w.must(w.Load(t.Context(), "node", "*filter\n-A FORWARD -d "+one+" -j DROP\nCOMMIT\n", true))
+	w.lab.Clients[0].Timeout = 4 * time.Second
+	w.want(w.ask(c), "timeout")
+	if tr := w.close(); count(tr, trace.Left, "icmp 10.96.0.10 > 10.244.2.5 type 3 code 1") != 1 {
+		t.Error("want one error, about the first question")
+	}
+}
+
 // A neighbour that comes back between two questions gets what waits for it.
 func TestNeighbourComesBack(t *testing.T) {
 	w := build(t, func(l *lab.Lab) { l.Clients[0].Timeout = 4 * time.Second })
@@ -371,6 +385,39 @@ func TestPendingError(t *testing.T) {
 	w.pass(time.Millisecond)
 	if tr := w.close(); count(tr, trace.Packet, flow) != 2 {
 		t.Errorf("%d packets, want 2: nothing is sent where an error waits", count(tr, trace.Packet, flow))
+	}
+}
+
+// A server that ends while it thinks does not answer.
+func TestStoppedServer(t *testing.T) {
+	w := build(t, nil)
+	server := w.serve("one", one+":53")
+	var got []play.Reply
+	run, err := w.Begin(play.Background{Client: w.lab.Clients[0], Count: 1, Sent: func(_ conntrack.Tuple, r play.Reply, _ bool) { got = append(got, r) }})
+	w.must(err)
+	w.pass(80 * time.Microsecond) // two links are passed, the answer is not ready
+	if asked, err := server.Stop(t.Context()); asked != 1 || err != nil {
+		t.Fatalf("%d questions reached the server, %v; want 1", asked, err)
+	}
+	w.must(run.Stop(t.Context()))
+	w.want(got, "timeout")
+	w.close()
+}
+
+// A fresh port is one that was never used, as long as there are any; then one that is free.
+func TestFreshPorts(t *testing.T) {
+	w := build(t, nil)
+	w.must(w.Sysctl("app", lab.Sysctl{Name: "net.ipv4.ip_local_port_range", Value: "50000\t50099"}))
+	seen := map[uint16]bool{}
+	for i := range 200 {
+		s, err := w.Open(w.lab.Clients[0], 0)
+		w.must(err)
+		port := s.Tuple().SrcPort
+		if port < 50000 || port > 50099 || seen[port] != (i >= 100) {
+			t.Fatalf("socket %d: port %d, used before: %v", i, port, seen[port])
+		}
+		seen[port] = true
+		w.must(s.Close())
 	}
 }
 
@@ -461,6 +508,28 @@ func TestOnTheRouter(t *testing.T) {
 		w.want(w.ask(c), "not-permitted")
 		w.close()
 	})
+	t.Run("rejected", func(t *testing.T) {
+		w := build(t, func(l *lab.Lab) {
+			local(l)
+			l.Node("node").Routes = []lab.Route{def}
+		})
+		w.must(w.Load(t.Context(), "node", "*filter\n-A OUTPUT -d "+one+" -j REJECT\nCOMMIT\n", true))
+		c := w.open()
+		// The packet is refused at once, and the error that comes with it waits for the next question.
+		for _, want := range []string{"not-permitted", "refused", "not-permitted"} {
+			w.want(w.ask(c), want)
+		}
+		w.close()
+	})
+	t.Run("no route behind the VIP", func(t *testing.T) {
+		w := build(t, func(l *lab.Lab) {
+			local(l)
+			l.Node("node").Routes = []lab.Route{{To: netip.MustParsePrefix("10.96.0.0/16"), Via: netip.MustParseAddr(two), Dev: "two"}}
+		})
+		w.must(w.Load(t.Context(), "node", rules("10.250.0.1"), false))
+		w.want(w.ask(w.open()), "unreachable")
+		w.close()
+	})
 	t.Run("no route to the VIP", func(t *testing.T) {
 		w := build(t, local)
 		w.serve("one", one+":53")
@@ -477,24 +546,22 @@ func TestOnTheRouter(t *testing.T) {
 	})
 	t.Run("server", func(t *testing.T) {
 		w := build(t, func(l *lab.Lab) {
-			l.Node("node").Local = []netip.Prefix{netip.MustParsePrefix("169.254.20.10/32")}
-			l.Clients[0].To = netip.MustParseAddrPort("169.254.20.10:53")
+			l.Clients[0].To = netip.MustParseAddrPort("10.244.1.1:53")
 		})
 		c := w.open()
 		w.want(w.ask(c), "refused")
-		w.serve("node", "169.254.20.10:53")
+		w.serve("node", "10.244.1.1:53")
 		w.want(w.ask(c), "answered node")
 		w.close()
 	})
 	t.Run("both", func(t *testing.T) {
 		w := build(t, func(l *lab.Lab) {
 			local(l)
-			l.Node("node").Local = []netip.Prefix{netip.MustParsePrefix("169.254.20.10/32")}
-			l.Clients[0].To = netip.MustParseAddrPort("169.254.20.10:53")
+			l.Clients[0].To = netip.MustParseAddrPort("10.244.1.1:53")
 		})
 		c := w.open()
 		w.want(w.ask(c), "refused")
-		w.serve("node", "169.254.20.10:53")
+		w.serve("node", "10.244.1.1:53")
 		w.want(w.ask(c), "answered node")
 		w.close()
 	})
@@ -513,8 +580,12 @@ func TestOnOneHost(t *testing.T) {
 // A backend that asks its own service gets its own packet back, and takes it for a martian.
 func TestHairpin(t *testing.T) {
 	w := build(t, func(l *lab.Lab) { l.Clients[0].On = "one" })
-	w.serve("one", one+":53")
+	server := w.serve("one", one+":53")
 	w.want(w.ask(w.open()), "timeout")
+	if asked, err := server.Stop(t.Context()); asked != 0 || err != nil {
+		t.Errorf("%d questions reached the server, %v; want none", asked, err)
+	}
+	w.serve("one", one+":53")
 	w.must(w.Flush("node"))
 	w.must(w.Load(t.Context(), "node", "*nat\n-A POSTROUTING -s "+one+" -d "+one+" -j MASQUERADE\nCOMMIT\n", true))
 	c, err := w.Open(w.lab.Clients[0], 0)
@@ -536,7 +607,7 @@ func TestOwnLink(t *testing.T) {
 	w.must(w.Route("app", "add", lab.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.244.2.1"), Dev: "eth0"}))
 	w.want(w.ask(c), "answered one")
 	w.must(w.Address("app", "eth0", netip.MustParsePrefix("10.244.2.5/24"), false))
-	w.want(w.ask(c), "error")
+	w.want(w.ask(c), "unreachable")
 	w.close()
 }
 

@@ -30,7 +30,6 @@ const (
 	noHost       sockError = "no route to host"        // EHOSTUNREACH
 	noNetwork    sockError = "network is unreachable"  // ENETUNREACH
 	notPermitted sockError = "operation not permitted" // EPERM
-	invalid      sockError = "invalid argument"        // EINVAL
 	otherError   sockError = "protocol error"
 )
 
@@ -116,9 +115,7 @@ func (s *socket) send(to netip.AddrPort, m message) sockError {
 	n := s.node
 	src := s.local.Addr()
 	switch a, ok := n.source(to.Addr()); {
-	case !src.IsUnspecified() && !n.has(src):
-		return invalid
-	case !ok:
+	case !ok, !src.IsUnspecified() && !n.has(src): // ip_route_output_key_hash_rcu
 		return noNetwork
 	case src.IsUnspecified():
 		src = a
