@@ -258,6 +258,9 @@ func (n *Namespace) isLocal(a netip.Addr) bool {
 	if n.localTo != nil {
 		return n.localTo(a)
 	}
+	if a.IsLoopback() {
+		return true
+	}
 	for name, l := range n.links {
 		for _, p := range l.addrs {
 			if p.Addr() == a || name == loopback && p.Contains(a) {
@@ -312,4 +315,14 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 		}
 	}
 	return least + len(held), most + len(held)
+}
+
+// StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken
+// ports a search for a port met depends on where it started.
+func (n *Namespace) StatRange(name string) (least, most uint32) {
+	v := n.stats[name]
+	if name == "found" {
+		return v, v + n.foundMore
+	}
+	return v, v
 }

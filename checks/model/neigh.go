@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -76,6 +77,7 @@ func (n *Namespace) Resolved(dev string, a netip.Addr) []Left {
 // Lost says that a neighbour was given up (nobody answered) or deleted. What waited for it is answered
 // with host unreachable (arp_error_report), its sender over lo if that is the namespace itself.
 func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []Left {
+	n.now = at
 	s := n.neighState(dev, a)
 	s.resolved = false
 	waiting := s.queue
@@ -103,16 +105,13 @@ type Neighbour struct {
 
 // Unresolved are the neighbours for which packets wait, in order.
 func (n *Namespace) Unresolved() []Neighbour {
-	var out []Neighbour
-	for k, s := range n.neigh {
-		if len(s.queue) > 0 {
-			out = append(out, k)
-		}
-	}
-	slices.SortFunc(out, func(a, b Neighbour) int {
+	return slices.DeleteFunc(sortedNeighbours(n.neigh), func(k Neighbour) bool { return len(n.neigh[k].queue) == 0 })
+}
+
+func sortedNeighbours(m map[Neighbour]*neighState) []Neighbour {
+	return slices.SortedFunc(maps.Keys(m), func(a, b Neighbour) int {
 		return cmp.Or(strings.Compare(a.Dev, b.Dev), a.Addr.Compare(b.Addr))
 	})
-	return out
 }
 
 func (q queued) release() {

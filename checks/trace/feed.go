@@ -29,7 +29,7 @@ func (h *hypothesis) feed(r Record) error {
 		}
 		o := n.Packet(r.Span, dev, p)
 		h.predict(o.Left)
-		h.packets = append(h.packets, Handled{r, dev, p, o})
+		h.packets = &trail{Handled{r, dev, p, o}, h.packets}
 	case ARP:
 		dev, a, err := deviceAddr(r.Args)
 		if err != nil {
@@ -49,23 +49,68 @@ func (h *hypothesis) feed(r Record) error {
 		n.Set(key, value)
 	case Listen:
 		n.Listen()
-	case Link:
-		dev, state, _ := strings.Cut(r.Args, " ")
-		n.SetLink(dev, state == "up")
-	case Address:
-		dev, a, err := devicePrefix(r.Args)
+	case Send:
+		p, err := conntrack.ParsePacket(r.Args)
 		if err != nil {
 			return err
 		}
-		n.AddAddress(dev, a)
-	case Routing:
-		route, err := parseRoute(r.Args)
-		if err != nil {
+		o := n.Send(r.Span, p)
+		h.predict(o.Left)
+		h.packets = &trail{Handled{r, "", p, o}, h.packets}
+	case Socket:
+		open, s, err := parseSocket(r.Args)
+		switch {
+		case err != nil:
 			return err
+		case open:
+			n.Bind(s)
+		default:
+			n.Unbind(s)
 		}
-		n.AddRoute(route)
+	case Link, Address, NoAddress, Routing, NoRouting:
+		return h.feedNetwork(r)
 	default:
 		return h.feedTable(r)
+	}
+	return nil
+}
+
+// feedNetwork handles changes of links, addresses and routes.
+func (h *hypothesis) feedNetwork(r Record) error {
+	n := h.ns
+	switch r.Kind {
+	case Link:
+		dev, state, err := deviceState(r.Args)
+		switch {
+		case err != nil:
+			return err
+		case state == "gone":
+			n.DelLink(r.Span, dev)
+		case state == "down":
+			n.Down(r.Span, dev)
+		default:
+			n.SetLink(dev, true)
+		}
+	case Address, NoAddress:
+		dev, a, err := devicePrefix(r.Args)
+		switch {
+		case err != nil:
+			return err
+		case r.Kind == Address:
+			n.AddAddress(dev, a)
+		default:
+			n.DelAddress(r.Span, dev, a)
+		}
+	case Routing, NoRouting:
+		route, err := parseRoute(r.Args)
+		switch {
+		case err != nil:
+			return err
+		case r.Kind == Routing:
+			n.AddRoute(route)
+		default:
+			n.DelRoute(route)
+		}
 	}
 	return nil
 }
@@ -81,10 +126,13 @@ func (h *hypothesis) feedTable(r Record) error {
 		}
 		h.reading, h.single, h.open = nil, true, true
 		if p, ok := n.Get(r.Span, t); ok {
-			h.reading = []model.Predicted{p}
+			h.reading = []readable{{versions: []model.Predicted{p}}}
 		}
 	case Dump:
-		h.reading, h.single, h.open = n.Dump(r.Span), false, true
+		h.reading, h.single, h.open = nil, false, true
+		for _, p := range n.Dump(r.Span) {
+			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
+		}
 	case Delete:
 		t, err := conntrack.ParseTuple(r.Args)
 		if err != nil {

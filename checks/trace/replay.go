@@ -2,6 +2,7 @@ package trace
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ func (r Report) Verdict() Verdict {
 // Summary is the line that each run prints.
 func (r Report) Summary() string {
 	free, kinds := 0, []string{}
-	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming} {
+	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseOrder} {
 		if n := r.Free[k]; n > 0 {
 			free += n
 			kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
@@ -86,33 +87,68 @@ type hypothesis struct {
 	early   []Record // own packets whose cause is not recorded yet
 	ended   bool     // the tap is closed
 	ids     map[int]uint32
-	reading []model.Predicted // what the last read must find
-	single  bool              // the last read was a get
-	open    bool              // what the last read found has not been told yet
+	reading []readable      // what the last read must find
+	done    map[*act]int    // how many parts of an act that is open have happened
+	views   map[*act][]view // what there was to be seen so far by a look that is open
+	single  bool            // the last read was a get
+	open    bool            // what the last read found has not been told yet
 	choices []model.Choice
-	packets []Handled
+	packets *trail
 	fields  int
 	reads   int
+}
+
+// trail is what became of the packets so far, the last one first. Hypotheses share what they have in common.
+type trail struct {
+	Handled
+	before *trail
+}
+
+func (t *trail) list() (all []Handled) {
+	for ; t != nil; t = t.before {
+		all = append(all, t.Handled)
+	}
+	slices.Reverse(all)
+	return all
 }
 
 // Replay drives the model with the inputs of a trace, and with nothing else, and holds everything that
 // was seen against it.
 func Replay(t Trace, profile model.Profile) Report {
 	run := &replay{trace: t, report: Report{Header: t.Header, Profile: profile, Lost: slices.Clone(t.Lost)}}
-	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}}
+	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}, done: map[*act]int{}}
 	first.ns = model.New(model.Config{Profile: profile, HZ: t.HZ})
 	run.live = []*hypothesis{first}
+	plan := planFor(t.Records)
 	for i, r := range t.Records {
 		run.at = i
-		if r.Input() {
-			run.input(r)
-		} else {
-			run.observe(r)
+		for _, a := range plan.closes[i] {
+			run.close(a)
 		}
-		run.settle(r)
+		for _, a := range plan.opens[i] {
+			run.open(a)
+		}
+		if !plan.skip[i] {
+			run.record(r)
+		}
+		for _, a := range plan.behind[i] {
+			run.pass(a)
+		}
+	}
+	for _, a := range plan.last {
+		run.close(a)
 	}
 	run.finish()
 	return run.report
+}
+
+func (run *replay) record(r Record) {
+	if r.Input() {
+		run.input(r)
+	} else {
+		run.observe(r)
+	}
+	run.settle(r)
 }
 
 type replay struct {
@@ -162,7 +198,7 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			switch {
 			case i < len(answers):
 				a = answers[i]
-			case c.Options > smallChoice:
+			case c.Options > smallChoice || c.Kind == model.ChoosePort:
 				a = run.lookAhead(c)
 			default:
 				for other := 1; other < c.Options; other++ {
@@ -182,32 +218,61 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
-// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet. The
-// model has declared what is allowed; an answer outside falls back to the first.
+// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
+// entry. The model has declared what is allowed; an answer outside falls back to the first.
 func (run *replay) lookAhead(c model.Choice) int {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
 		return 0
 	}
 	for _, r := range run.trace.Records[run.at:] {
-		if r.Kind != Left {
-			continue
-		}
-		_, p, err := devicePacket(r.Args)
-		if err == nil && p.Proto == want.Proto && p.ID == want.ID && p.Dst == want.Dst && p.DstPort == want.DstPort {
-			if a := int(p.SrcPort) - c.First; a >= 0 && a < c.Options {
-				return a
-			}
+		port, ok := portIn(r, c, &want)
+		if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
+			return a
 		}
 	}
 	return 0
+}
+
+// portIn is the port that a record shows to have been chosen for a packet or its flow.
+func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok bool) {
+	var e conntrack.Entry
+	switch r.Kind {
+	case Left:
+		_, p, err := devicePacket(r.Args)
+		if err != nil || p.Proto != want.Proto || p.Len != want.Len || p.ID != want.ID && !c.Own {
+			return 0, false
+		}
+		if c.Destination {
+			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own
+		}
+		return p.SrcPort, p.Dst == want.Dst && p.DstPort == want.DstPort
+	case Entry:
+		var err error
+		if e, err = conntrack.ParseEntry(r.Args); err != nil {
+			return 0, false
+		}
+	case Event:
+		ev, err := conntrack.ParseEvent(r.Args)
+		if err != nil {
+			return 0, false
+		}
+		e = ev.Entry
+	default:
+		return 0, false
+	}
+	if c.Destination {
+		return e.Reply.SrcPort, e.Orig == c.Flow
+	}
+	return e.Reply.DstPort, e.Orig == c.Flow
 }
 
 func (h *hypothesis) clone(c model.Chooser) *hypothesis {
 	cp := *h
 	cp.ns = h.ns.Clone(c)
 	cp.lefts, cp.events, cp.early = slices.Clone(h.lefts), slices.Clone(h.events), slices.Clone(h.early)
-	cp.choices, cp.packets, cp.reading = slices.Clone(h.choices), slices.Clip(h.packets), slices.Clone(h.reading)
+	cp.choices, cp.reading = slices.Clone(h.choices), slices.Clone(h.reading)
+	cp.done = maps.Clone(h.done)
 	cp.ids = make(map[int]uint32, len(h.ids))
 	for k, v := range h.ids {
 		cp.ids[k] = v
@@ -215,9 +280,14 @@ func (h *hypothesis) clone(c model.Chooser) *hypothesis {
 	return &cp
 }
 
-// observe holds one observation against every hypothesis and drops those that it contradicts. If it
-// contradicts all of them, that is a difference, and the best one goes on.
+// observe holds one observation against every hypothesis.
 func (run *replay) observe(r Record) {
+	run.each(r, func(h *hypothesis) []Difference { return h.see(r) })
+}
+
+// each holds something against every hypothesis and drops those that it contradicts. If it contradicts all
+// of them, that is a difference, and the best one goes on.
+func (run *replay) each(r Record, see func(*hypothesis) []Difference) {
 	type result struct {
 		h     *hypothesis
 		diffs []Difference
@@ -225,7 +295,7 @@ func (run *replay) observe(r Record) {
 	var good []*hypothesis
 	var best *result
 	for _, h := range run.live {
-		diffs := h.see(r)
+		diffs := see(h)
 		if len(diffs) == 0 {
 			good = append(good, h)
 		} else if best == nil || len(diffs) < len(best.diffs) {
@@ -281,7 +351,7 @@ func (run *replay) finish() {
 	if len(run.trace.Lost) == 0 {
 		rep.Differences = append(rep.Differences, h.left()...)
 	}
-	rep.Reads, rep.Fields, rep.Packets = h.reads, h.fields, h.packets
+	rep.Reads, rep.Fields, rep.Packets = h.reads, h.fields, h.packets.list()
 	rep.Free = map[model.ChoiceKind]int{}
 	for _, c := range h.choices {
 		rep.Free[c.Kind]++

@@ -178,11 +178,17 @@ func (p *parser) record(side, rest string) error {
 	at, rest, _ := strings.Cut(rest, " ")
 	span, rest, _ := strings.Cut(rest, " ")
 	kind, args, _ := strings.Cut(rest, " ")
-	seconds, err := strconv.ParseFloat(at, 64)
-	if err != nil || !(math.Abs(seconds) < 1e6) {
-		return fmt.Errorf("time %q: want seconds", at)
+	when, took, takes := strings.Cut(at, "+")
+	r := Record{Kind: Kind(kind), Args: args}
+	var err error
+	if r.At, err = parseTime(when); err != nil {
+		return err
 	}
-	r := Record{At: time.Duration(math.Round(seconds*1e6)) * time.Microsecond, Kind: Kind(kind), Args: args}
+	if takes {
+		if r.Took, err = parseTime(took); err != nil || r.Took < 0 {
+			return fmt.Errorf("time %q: want seconds, or seconds+seconds", at)
+		}
+	}
 	if r.Span, err = conntrack.ParseSpan(span); err != nil {
 		return err
 	}
@@ -196,6 +202,15 @@ func (p *parser) record(side, rest string) error {
 	return nil
 }
 
+// parseTime reads seconds, with microseconds at most.
+func parseTime(text string) (time.Duration, error) {
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(math.Abs(seconds) < 1e6) {
+		return 0, fmt.Errorf("time %q: want seconds", text)
+	}
+	return time.Duration(math.Round(seconds*1e6)) * time.Microsecond, nil
+}
+
 // checkArgs parses the arguments once, so that errors come with their line.
 func checkArgs(r Record) (err error) {
 	switch r.Kind {
@@ -203,10 +218,16 @@ func checkArgs(r Record) (err error) {
 		_, _, err = devicePacket(r.Args)
 	case ARP, Neigh:
 		_, _, err = deviceAddr(r.Args)
-	case Address:
+	case Address, NoAddress:
 		_, _, err = devicePrefix(r.Args)
-	case Routing:
+	case Routing, NoRouting:
 		_, err = parseRoute(r.Args)
+	case Link:
+		_, _, err = deviceState(r.Args)
+	case Send:
+		_, err = conntrack.ParsePacket(r.Args)
+	case Socket:
+		_, _, err = parseSocket(r.Args)
 	case Get, Absent, Delete:
 		_, err = conntrack.ParseTuple(r.Args)
 	case Entry, Create:
@@ -237,6 +258,39 @@ func devicePrefix(args string) (dev string, a netip.Prefix, err error) {
 	dev, text, _ := strings.Cut(args, " ")
 	a, err = netip.ParsePrefix(text)
 	return dev, a, err
+}
+
+func deviceState(args string) (dev, state string, err error) {
+	dev, state, _ = strings.Cut(args, " ")
+	switch state {
+	case "up", "down", "gone":
+		return dev, state, nil
+	}
+	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone", args)
+}
+
+// parseSocket reads open|close LOCAL:PORT [> REMOTE:PORT].
+func parseSocket(args string) (open bool, s model.Socket, err error) {
+	f := strings.Fields(args)
+	if len(f) != 2 && (len(f) != 4 || f[2] != ">") || f[0] != "open" && f[0] != "close" {
+		return false, s, fmt.Errorf("socket %q: want open|close LOCAL:PORT [> REMOTE:PORT]", args)
+	}
+	if s.Local, err = netip.ParseAddrPort(f[1]); err == nil && len(f) == 4 {
+		s.Remote, err = netip.ParseAddrPort(f[3])
+	}
+	return f[0] == "open", s, err
+}
+
+// SocketArgs are the arguments of a Socket record.
+func SocketArgs(open bool, s model.Socket) string {
+	text := "close " + s.Local.String()
+	if open {
+		text = "open " + s.Local.String()
+	}
+	if s.Remote.IsValid() {
+		text += " > " + s.Remote.String()
+	}
+	return text
 }
 
 func parseRoute(args string) (r model.Route, err error) {

@@ -53,7 +53,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, Routing, Get, Dump, Delete, Flush, Create:
+	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create:
 		return true
 	}
 	return false
@@ -80,13 +80,20 @@ type Record struct {
 // Input reports whether the record is an input.
 func (r Record) Input() bool { return r.Kind.input() }
 
-// String is the record's line.
+// end is the last moment at which the record may have happened.
+func (r Record) end() time.Duration { return r.At + r.Took }
+
+// String is the record's line. How long an act took stands behind its time: 12.345678+0.003100.
 func (r Record) String() string {
 	side := "seen"
 	if r.Input() {
 		side = "in  "
 	}
-	s := fmt.Sprintf("%s %11.6f %s %s", side, r.At.Seconds(), r.Span, r.Kind)
+	took := ""
+	if r.Took > 0 {
+		took = fmt.Sprintf("+%.6f", r.Took.Seconds())
+	}
+	s := fmt.Sprintf("%s %11.6f%s %s %s", side, r.At.Seconds(), took, r.Span, r.Kind)
 	if r.Args != "" {
 		s += " " + r.Args
 	}
