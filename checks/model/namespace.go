@@ -313,3 +313,13 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 	}
 	return least + len(held), most + len(held)
 }
+
+// StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken
+// ports a search for a port met depends on where it started.
+func (n *Namespace) StatRange(name string) (least, most uint32) {
+	v := n.stats[name]
+	if name == "found" {
+		return v, v + n.foundMore
+	}
+	return v, v
+}

@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -103,16 +104,13 @@ type Neighbour struct {
 
 // Unresolved are the neighbours for which packets wait, in order.
 func (n *Namespace) Unresolved() []Neighbour {
-	var out []Neighbour
-	for k, s := range n.neigh {
-		if len(s.queue) > 0 {
-			out = append(out, k)
-		}
-	}
-	slices.SortFunc(out, func(a, b Neighbour) int {
+	return slices.DeleteFunc(sortedNeighbours(n.neigh), func(k Neighbour) bool { return len(n.neigh[k].queue) == 0 })
+}
+
+func sortedNeighbours(m map[Neighbour]*neighState) []Neighbour {
+	return slices.SortedFunc(maps.Keys(m), func(a, b Neighbour) int {
 		return cmp.Or(strings.Compare(a.Dev, b.Dev), a.Addr.Compare(b.Addr))
 	})
-	return out
 }
 
 func (q queued) release() {

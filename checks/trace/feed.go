@@ -126,10 +126,13 @@ func (h *hypothesis) feedTable(r Record) error {
 		}
 		h.reading, h.single, h.open = nil, true, true
 		if p, ok := n.Get(r.Span, t); ok {
-			h.reading = []model.Predicted{p}
+			h.reading = []readable{{versions: []model.Predicted{p}}}
 		}
 	case Dump:
-		h.reading, h.single, h.open = n.Dump(r.Span), false, true
+		h.reading, h.single, h.open = nil, false, true
+		for _, p := range n.Dump(r.Span) {
+			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
+		}
 	case Delete:
 		t, err := conntrack.ParseTuple(r.Args)
 		if err != nil {

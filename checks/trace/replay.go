@@ -2,6 +2,7 @@ package trace
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -86,9 +87,11 @@ type hypothesis struct {
 	early   []Record // own packets whose cause is not recorded yet
 	ended   bool     // the tap is closed
 	ids     map[int]uint32
-	reading []model.Predicted // what the last read must find
-	single  bool              // the last read was a get
-	open    bool              // what the last read found has not been told yet
+	reading []readable      // what the last read must find
+	done    map[*act]int    // how many parts of an act that is open have happened
+	views   map[*act][]view // what there was to be seen so far by a look that is open
+	single  bool            // the last read was a get
+	open    bool            // what the last read found has not been told yet
 	choices []model.Choice
 	packets []Handled
 	fields  int
@@ -99,20 +102,39 @@ type hypothesis struct {
 // was seen against it.
 func Replay(t Trace, profile model.Profile) Report {
 	run := &replay{trace: t, report: Report{Header: t.Header, Profile: profile, Lost: slices.Clone(t.Lost)}}
-	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}}
+	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}, done: map[*act]int{}}
 	first.ns = model.New(model.Config{Profile: profile, HZ: t.HZ})
 	run.live = []*hypothesis{first}
+	plan := planFor(t.Records)
 	for i, r := range t.Records {
 		run.at = i
-		if r.Input() {
-			run.input(r)
-		} else {
-			run.observe(r)
+		for _, a := range plan.closes[i] {
+			run.close(a)
 		}
-		run.settle(r)
+		for _, a := range plan.opens[i] {
+			run.open(a)
+		}
+		if !plan.skip[i] {
+			run.record(r)
+		}
+		for _, a := range plan.behind[i] {
+			run.pass(a)
+		}
+	}
+	for _, a := range plan.last {
+		run.close(a)
 	}
 	run.finish()
 	return run.report
+}
+
+func (run *replay) record(r Record) {
+	if r.Input() {
+		run.input(r)
+	} else {
+		run.observe(r)
+	}
+	run.settle(r)
 }
 
 type replay struct {
@@ -208,6 +230,7 @@ func (h *hypothesis) clone(c model.Chooser) *hypothesis {
 	cp.ns = h.ns.Clone(c)
 	cp.lefts, cp.events, cp.early = slices.Clone(h.lefts), slices.Clone(h.events), slices.Clone(h.early)
 	cp.choices, cp.packets, cp.reading = slices.Clone(h.choices), slices.Clip(h.packets), slices.Clone(h.reading)
+	cp.done = maps.Clone(h.done)
 	cp.ids = make(map[int]uint32, len(h.ids))
 	for k, v := range h.ids {
 		cp.ids[k] = v
@@ -215,9 +238,14 @@ func (h *hypothesis) clone(c model.Chooser) *hypothesis {
 	return &cp
 }
 
-// observe holds one observation against every hypothesis and drops those that it contradicts. If it
-// contradicts all of them, that is a difference, and the best one goes on.
+// observe holds one observation against every hypothesis.
 func (run *replay) observe(r Record) {
+	run.each(r, func(h *hypothesis) []Difference { return h.see(r) })
+}
+
+// each holds something against every hypothesis and drops those that it contradicts. If it contradicts all
+// of them, that is a difference, and the best one goes on.
+func (run *replay) each(r Record, see func(*hypothesis) []Difference) {
 	type result struct {
 		h     *hypothesis
 		diffs []Difference
@@ -225,7 +253,7 @@ func (run *replay) observe(r Record) {
 	var good []*hypothesis
 	var best *result
 	for _, h := range run.live {
-		diffs := h.see(r)
+		diffs := see(h)
 		if len(diffs) == 0 {
 			good = append(good, h)
 		} else if best == nil || len(diffs) < len(best.diffs) {

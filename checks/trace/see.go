@@ -3,7 +3,6 @@ package trace
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"ctlab/checks/conntrack"
@@ -25,12 +24,8 @@ func (h *hypothesis) see(r Record) []Difference {
 		h.ended = true
 	case Event:
 		return h.seeEvent(r)
-	case Count:
-		return h.seeCount(r)
-	case Stats:
-		return h.seeStats(r)
-	case Hits:
-		return h.seeHits(r)
+	case Count, Stats, Hits:
+		return h.compareViews(r, []view{h.view(r)})
 	case State:
 		return h.seeState(r)
 	}
@@ -78,10 +73,11 @@ func (h *hypothesis) seeAbsent(r Record) []Difference {
 	h.open = false
 	h.reads++
 	h.fields++
-	if len(h.reading) == 0 {
+	if len(h.reading) == 0 || h.reading[0].optional {
+		h.reading = nil
 		return nil
 	}
-	p := h.reading[0]
+	p := h.reading[0].versions[0]
 	h.reading = nil
 	return []Difference{{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout}}
 }
@@ -100,15 +96,25 @@ func (h *hypothesis) seeEntry(r Record) []Difference {
 	if h.single {
 		how = byGet
 	}
-	at := slices.IndexFunc(h.reading, func(p model.Predicted) bool { return h.single || p.Entry.Orig == e.Orig })
+	at := -1
+	var nearest []Difference
+	for i, rd := range h.reading {
+		if !h.single && rd.versions[0].Entry.Orig != e.Orig {
+			continue
+		}
+		for _, p := range rd.versions {
+			diffs, n := h.compareEntry(r, how, &p, &e)
+			h.fields += n
+			if at < 0 || len(diffs) < len(nearest) {
+				at, nearest = i, diffs
+			}
+		}
+	}
 	if at < 0 {
 		return []Difference{{r, e.Tuples(), "entry", "present", "absent", "no input made it, or its time is up"}}
 	}
-	p := h.reading[at]
 	h.reading = slices.Delete(slices.Clone(h.reading), at, at+1)
-	diffs, n := h.compareEntry(r, how, &p, &e)
-	h.fields += n
-	return diffs
+	return nearest
 }
 
 func (h *hypothesis) seeDumped(r Record) (diffs []Difference) {
@@ -118,8 +124,10 @@ func (h *hypothesis) seeDumped(r Record) (diffs []Difference) {
 	h.open = false
 	h.reads++
 	h.fields++
-	for _, p := range h.reading {
-		diffs = append(diffs, Difference{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout})
+	for _, rd := range h.reading {
+		if p := rd.versions[0]; !rd.optional {
+			diffs = append(diffs, Difference{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout})
+		}
 	}
 	h.reading = nil
 	return diffs
@@ -156,67 +164,6 @@ func (h *hypothesis) seeEvent(r Record) []Difference {
 
 func (h *hypothesis) nextEvent(t conntrack.Tuple) int {
 	return slices.IndexFunc(h.events, func(e model.Event) bool { return e.Entry.Orig == t })
-}
-
-func (h *hypothesis) seeCount(r Record) []Difference {
-	h.fields++
-	n, _ := strconv.Atoi(r.Args)
-	least, most := h.ns.Count(r.Span)
-	if n >= least && n <= most {
-		return nil
-	}
-	want := strconv.Itoa(least)
-	if most != least {
-		want += fmt.Sprintf("..%d", most)
-	}
-	return []Difference{{r, "namespace", "count of entries", r.Args, want, ""}}
-}
-
-func (h *hypothesis) seeStats(r Record) (diffs []Difference) {
-	seen, err := parseStats(r.Args)
-	if err != nil {
-		return []Difference{{r, "namespace", "statistics", r.Args, "", err.Error()}}
-	}
-	want := h.ns.Stats()
-	for _, name := range statNames() {
-		h.fields++
-		if seen[name] != want[name] {
-			diffs = append(diffs, Difference{r, "namespace", "counter " + name, fmt.Sprint(seen[name]), fmt.Sprint(want[name]), ""})
-		}
-	}
-	return diffs
-}
-
-func (h *hypothesis) seeHits(r Record) (diffs []Difference) {
-	seen, err := model.ParseHits(r.Text)
-	if err != nil {
-		return []Difference{{r, "namespace", "rule counters", "unreadable", "", err.Error()}}
-	}
-	type place struct {
-		table, chain string
-		number       int
-	}
-	want := map[place]conntrack.Counters{}
-	for _, hit := range h.ns.Rules().Hits() {
-		want[place{hit.Table, hit.Chain, hit.Number}] = hit.Counters
-	}
-	for _, hit := range seen {
-		h.fields++
-		k := place{hit.Table, hit.Chain, hit.Number}
-		w, ok := want[k]
-		delete(want, k)
-		if !ok || w != hit.Counters {
-			model := "no such rule"
-			if ok {
-				model = fmt.Sprintf("%d:%d", w.Packets, w.Bytes)
-			}
-			diffs = append(diffs, Difference{r, "rule " + ruleName(hit), "packets:bytes", fmt.Sprintf("%d:%d", hit.Counters.Packets, hit.Counters.Bytes), model, ""})
-		}
-	}
-	for k := range want {
-		diffs = append(diffs, Difference{r, fmt.Sprintf("rule %s %s %d", k.table, k.chain, k.number), "rule", "absent", "present", ""})
-	}
-	return diffs
 }
 
 func ruleName(h model.Hit) string {

@@ -86,6 +86,7 @@ func (g *Ground) Route(node, op string, r lab.Route) error {
 	if err != nil {
 		return fmt.Errorf("change route %s: %w", r, err)
 	}
+	r.To = r.To.Masked()
 	switch op {
 	case "add":
 		err = n.addRoute(r)

@@ -2,10 +2,10 @@ package sim
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
+	"ctlab/checks/conntrack"
+	"ctlab/lab"
 	"ctlab/lab/play"
 )
 
@@ -16,7 +16,6 @@ type running struct {
 	asked   int
 	open    int // questions without an outcome
 	stopped bool
-	err     error // why it ended by itself
 }
 
 // Begin lets a client ask in the background, for the first time at once.
@@ -27,50 +26,54 @@ func (g *Ground) Begin(b play.Background) (play.Running, error) {
 			return nil, errForeign
 		}
 	}
-	return r, r.ask()
+	r.ask()
+	return r, nil
 }
 
-// ask sends one question, and one from a fresh port beside it if the client has a control client.
-func (r *running) ask() error {
-	kept, _ := r.spec.Socket.(*client)
-	own, err := r.socket(kept)
-	if err != nil {
-		return err
-	}
-	asks := []*client{own}
-	if r.spec.Client.Control {
-		control, err := r.socket(nil)
-		if err != nil {
-			return err
-		}
-		asks = append(asks, control)
-	}
+// ask sends one question, and one from a fresh port beside it if the client has a control client. The
+// outcome of that is told last.
+func (r *running) ask() {
 	begun := r.g.now
 	r.asked++
-	r.open += len(asks)
-	for i, c := range asks {
-		c.ask(func(reply play.Reply) {
-			if c != kept {
-				c.sock.close()
-			}
-			r.spec.Sent(c.Tuple(), reply, i > 0)
-			if r.open--; r.open == 0 {
-				r.next(begun)
-			}
+	r.open = 1
+	control := func() {}
+	end := func() {
+		if r.open--; r.open == 0 {
+			control()
+			r.next(begun)
+		}
+	}
+	if r.spec.Client.Control {
+		r.open = 2
+	}
+	kept, _ := r.spec.Socket.(*client)
+	r.askFrom(kept, func(t conntrack.Tuple, reply play.Reply) {
+		r.spec.Sent(t, reply, false)
+		end()
+	})
+	if r.spec.Client.Control {
+		r.askFrom(nil, func(t conntrack.Tuple, reply play.Reply) {
+			control = func() { r.spec.Sent(t, reply, true) }
+			end()
 		})
 	}
-	return nil
 }
 
-func (r *running) socket(kept *client) (*client, error) {
+// askFrom sends a question from a socket, or from a fresh one.
+func (r *running) askFrom(kept *client, done func(conntrack.Tuple, play.Reply)) {
 	if kept != nil {
-		return kept, nil
+		kept.ask(func(reply play.Reply) { done(kept.Tuple(), reply) })
+		return
 	}
 	c, err := r.g.open(r.spec.Client, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open a socket on %s: %w", r.spec.Client.On, err)
+		done(conntrack.Tuple{}, play.Reply{At: r.g.Now(), Class: lab.Failed, Err: err.Error()})
+		return
 	}
-	return c, nil
+	c.ask(func(reply play.Reply) {
+		c.sock.close()
+		done(c.Tuple(), reply)
+	})
 }
 
 // restTime is the least time between two questions, so that time passes also for a client that hears at once
@@ -84,16 +87,14 @@ func (r *running) next(begun int64) {
 	}
 	wait := max(restTime, r.spec.Every-time.Duration(r.g.now-begun))
 	r.g.after(wait, func() {
-		if r.stopped {
-			return
+		if !r.stopped {
+			r.ask()
 		}
-		r.err = r.ask()
 	})
 }
 
 // Stop lets no further question begin and lets time pass until the last one has its outcome.
 func (r *running) Stop(ctx context.Context) error {
 	r.stopped = true
-	err := r.g.wait(func() error { return r.g.run(ctx, forever, func() bool { return r.open == 0 }) })
-	return errors.Join(err, r.err)
+	return r.g.wait(func() error { return r.g.run(ctx, forever, func() bool { return r.open == 0 }) })
 }

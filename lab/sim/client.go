@@ -60,13 +60,13 @@ func (g *Ground) open(spec *lab.Client, port uint16) (*client, error) {
 	return c, nil
 }
 
-// boundTo is the local address of a client's socket: the given one; of a connected socket else that of the
-// route, if there is one.
+// boundTo is the local address of a client's socket: the given one, else that of the route to the server. If
+// there is no route yet it stays open, and questions are told that the network is unreachable.
 func (n *node) boundTo(spec *lab.Client) netip.Addr {
 	if spec.Source.IsValid() {
 		return spec.Source
 	}
-	if a, ok := n.source(spec.To.Addr()); ok && spec.Connected {
+	if a, ok := n.source(spec.To.Addr()); ok {
 		return a
 	}
 	return netip.IPv4Unspecified()
@@ -167,11 +167,7 @@ func (c *client) told(e sockError, id uint16) {
 }
 
 func (c *client) fail(e sockError) {
-	r := play.Reply{Class: e.class()}
-	if r.Class == lab.Failed {
-		r.Err = string(e)
-	}
-	c.end(r)
+	c.end(play.Reply{Class: e.class(), Err: string(e)})
 }
 
 func (c *client) end(r play.Reply) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -20,12 +21,19 @@ type server struct {
 	stopped  bool
 }
 
+// errAnyOnTracked is a limit of lab/live, kept here so that both agree: there, nobody but the kernel knows which
+// source the answers of such a server have.
+var errAnyOnTracked = errors.New("a server on a tracked node must listen at one of its addresses")
+
 // Serve starts a server. One that is bound to any address answers from the address that the route to the
 // client names, whichever was asked.
 func (g *Ground) Serve(ctx context.Context, on string, at netip.AddrPort, identity string) (play.Server, error) {
 	n, err := g.node(on)
 	if err != nil {
 		return nil, err
+	}
+	if n.tracked != nil && at.Addr().IsUnspecified() {
+		return nil, fmt.Errorf("listen on %s in %s: %w", at, on, errAnyOnTracked)
 	}
 	s := &server{identity: identity}
 	s.sock = &socket{local: at, server: s}

@@ -382,10 +382,13 @@ func TestBackground(t *testing.T) {
 	c := w.open()
 	w.must(w.Ready())
 	var got []play.Reply
-	ports := map[uint16]int{}
+	ports, told := map[uint16]int{}, 0
 	run, err := w.Begin(play.Background{Client: w.lab.Clients[0], Socket: c, Every: 20 * time.Millisecond,
 		Sent: func(t conntrack.Tuple, r play.Reply, control bool) {
 			ports[t.SrcPort]++
+			if told++; control != (told%2 == 0) {
+				w.t.Fatalf("outcome %d, of the control %v: want that of the control last", told, control)
+			}
 			if !control {
 				got = append(got, r)
 			}
@@ -556,12 +559,15 @@ func TestRefusedActs(t *testing.T) {
 	w.serve("one", one+":53")
 	other := *w.lab.Clients[0]
 	other.Source = netip.MustParseAddr("10.9.9.9")
+	unconnected := *w.lab.Clients[0]
+	unconnected.Connected = false
 	w.open()
 	for name, err := range map[string]error{
 		"address already in use":         second(w.Serve(t.Context(), "one", netip.MustParseAddrPort("0.0.0.0:53"), "one")),
 		"cannot assign":                  second(w.Serve(t.Context(), "one", netip.MustParseAddrPort("10.9.9.9:53"), "one")),
 		"cannot assign requested":        second(w.Open(&other, 1)),
-		"client: address already in use": second(w.Open(w.lab.Clients[0], 40053)),
+		"client: address already in use": second(w.Open(&unconnected, 40053)),
+		"one of its addresses":           second(w.Serve(t.Context(), "node", netip.MustParseAddrPort("0.0.0.0:53"), "node")),
 		"file exists":                    w.Route("node", "add", lab.Route{To: netip.MustParsePrefix(one + "/32"), Dev: "one"}),
 		"no such process":                w.Route("node", "del", lab.Route{To: netip.MustParsePrefix("10.9.9.9/32"), Dev: "one"}),
 		"cannot find device":             w.Link("node", "nowhere", "up"),

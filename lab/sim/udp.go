@@ -47,7 +47,8 @@ func (e sockError) class() lab.Class {
 	return lab.Failed
 }
 
-// open adds a socket if its address and port are free.
+// open adds a socket if its address and port are free; connected ones may share them, as those with
+// SO_REUSEADDR do.
 func (n *node) open(s *socket) error {
 	a := s.local.Addr()
 	if !a.IsUnspecified() && !n.has(a) {
@@ -55,7 +56,8 @@ func (n *node) open(s *socket) error {
 	}
 	for _, o := range n.sockets {
 		same := o.local.Addr() == a || o.local.Addr().IsUnspecified() || a.IsUnspecified()
-		if o.local.Port() == s.local.Port() && same {
+		shared := o.remote.IsValid() && s.remote.IsValid()
+		if o.local.Port() == s.local.Port() && same && !shared {
 			return errAddrInUse
 		}
 	}

@@ -210,6 +210,24 @@ func TestModelReadsIt(t *testing.T) {
 	}
 }
 
+// The names that chains of every cluster have.
+func TestChainNamesAreKubeProxys(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		port       service.Port
+	}{
+		{"kube-system/kube-dns", "KUBE-SVC-TCOU7JCQXEZGVUNU", service.Port{Name: "dns", Number: 53, Proto: conntrack.UDP, Target: 53}},
+		{"default/kubernetes", "KUBE-SVC-NPX46M4PTMTKRN6Y", service.Port{Name: "https", Number: 443, Proto: conntrack.TCP, Target: 6443}},
+	} {
+		s := web(service.KubeProxy, "1")
+		s.Name, s.Ports = c.name, []service.Port{c.port}
+		text, err := service.Rules([]service.Service{s}, nil, false)
+		if err != nil || !strings.Contains(text, "\n:"+c.want+" - ") {
+			t.Errorf("%s: %v, no chain %s in\n%s", c.name, err, c.want, text)
+		}
+	}
+}
+
 func TestChange(t *testing.T) {
 	for _, c := range []struct {
 		name          string

@@ -1,0 +1,44 @@
+package model
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Fingerprint is equal for two namespaces that will answer all further inputs alike.
+func (n *Namespace) Fingerprint() string {
+	var b strings.Builder
+	for _, e := range n.entries {
+		fmt.Fprintln(&b, e.fingerprint())
+	}
+	for _, k := range sortedNeighbours(n.neigh) {
+		fmt.Fprintln(&b, k, n.neigh[k].resolved)
+		for _, q := range n.neigh[k].queue {
+			fmt.Fprintln(&b, q.out.Packet.Line(), q.dir, q.from)
+			if q.ct != nil {
+				fmt.Fprintln(&b, q.ct.fingerprint())
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.rules.tables)) {
+		for _, c := range n.rules.tables[name].chains {
+			fmt.Fprintln(&b, name, c.name, c.policy)
+			for _, r := range c.rules {
+				fmt.Fprintln(&b, r.text, r.nth, r.count)
+			}
+		}
+	}
+	// fmt prints maps in the order of their keys
+	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.unknown)
+	for _, a := range slices.SortedFunc(maps.Keys(n.rates), netip.Addr.Compare) {
+		fmt.Fprintln(&b, a, *n.rates[a])
+	}
+	return b.String()
+}
+
+func (e *entry) fingerprint() string {
+	return fmt.Sprint(e.orig, e.reply, e.status, e.expiry, e.relative, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
+}
