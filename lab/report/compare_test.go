@@ -20,7 +20,7 @@ func TestRow(t *testing.T) {
 		"forty-clients": {Lost: 20, Sent: 80, Outage: 300 * time.Millisecond, ForGood: true, Entry: "coredns-1 assured stale", Word: "20 of 40 lost"},
 		"background":    {Lost: 3, Sent: 100, Outage: 70169 * time.Microsecond, Entry: "none", Word: Healed},
 		"predicted":     {Sent: 1, Entry: "coredns-1", Word: Unharmed, Agreement: Predicted, NotPlayed: 1},
-		"cleanup":       {Sent: 2, Deleted: 7, Harmed: 2, Entry: "coredns-2", Word: Unharmed},
+		"cleanup":       {Sent: 2, Deleted: 7, Harmed: 2, Entry: "coredns-2", Word: HarmedWord},
 		"orders":        {Entry: "-", Word: NotRun},
 		"healthy":       {Sent: 2, Entry: "coredns-1", Word: Unharmed},
 	} {
@@ -66,6 +66,36 @@ func TestLastWords(t *testing.T) {
 		if got := Compare([]*lab.Result{f.r}).Rows[0].Word; got != want {
 			t.Errorf("%s: %s, want %s", class, got, want)
 		}
+	}
+}
+
+// What a step of the lab cures by hand leaves the word as it was before.
+func TestCuredByHand(t *testing.T) {
+	f := newFixture(t, []string{"coredns-1"}, "app")
+	f.query("app", 1, 0, lab.Answered, "coredns-1")
+	f.restart(lab.DeathAddress, "")
+	f.query("app", 2, second, lab.Timeout, "")
+	f.step(lab.Step{Kind: lab.Table, Nodes: []string{"node"}}, 0, lab.Outcome{}) // finds nothing
+	f.query("app", 1, 0, lab.Timeout, "")
+	f.step(lab.Step{Kind: lab.Table, Nodes: []string{"node"}}, 0, lab.Outcome{Deleted: []lab.Deleted{{Node: "node", Entry: f.entry("app", "coredns-1", 0, 5)}}})
+	f.query("app", 1, 0, lab.Answered, "coredns-2")
+	row := Compare([]*lab.Result{f.r}).Rows[0]
+	if row.Word != BrokenWord || !row.ByHand || row.ForGood || row.Lost != 3 {
+		t.Errorf("%+v", row)
+	}
+}
+
+// Who was never a backend is the wrong server if a stale entry leads to it, or if it was given the address
+// of one; not a cache that answers without an entry.
+func TestWrongServer(t *testing.T) {
+	f := newFixture(t, []string{"coredns-1"}, "app")
+	f.query("app", 1, 0, lab.Answered, "node")
+	if w := Compare([]*lab.Result{f.r}).Rows[0].Word; w != Unharmed {
+		t.Errorf("a cache: %s", w)
+	}
+	f.r.Steps[0].Outcome.Attempts[0].After = &lab.Seen{Entry: f.entry("app", "kube-dns", 0, 5), Stale: true}
+	if w := Compare([]*lab.Result{f.r}).Rows[0].Word; w != WrongServer {
+		t.Errorf("a proxy through a stale entry: %s", w)
 	}
 }
 

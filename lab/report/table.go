@@ -128,6 +128,9 @@ func (c Comparison) notes() []string {
 			out = append(out, r.name()+": "+n)
 		}
 	}
+	if slices.ContainsFunc(c.Rows, func(r Row) bool { return r.ByHand }) {
+		out = append(out, "Where a step of the lab deletes entries by hand, the verdict is that of the time before.")
+	}
 	last := fmt.Sprintf("In %d of %d runs all wants were met", met, len(c.Rows))
 	if met == len(c.Rows) {
 		last = "All wants met"
@@ -225,7 +228,7 @@ func Fixes(w io.Writer, all []Comparison) error {
 	t.line("- **lost**: requests that got no answer, of those sent; control clients do not count.")
 	t.line("- **outage**: the longest time in which a client had no answer; *for good* if it had none any more at the end.")
 	t.line("- **entry at the end**: where the conntrack entry of the first client's flow leads.")
-	t.line("- **deleted**, **harmed**: entries that a cleanup deleted, and those among them that were healthy.")
+	t.line("- **deleted**, **harmed**: entries that were deleted by a cleanup or by hand, and those among them that were healthy.")
 	for _, c := range all {
 		t.line("")
 		if t.err == nil {
