@@ -62,7 +62,7 @@ func (d *decoder) readServers() {
 	}
 }
 
-// readListen reads an address, any, or one of them with a port. A router has one address on each link, so
+// readListen reads an address, any, or one of them with a port; or a port alone. A router has one address on each link, so
 // its servers must say which.
 func (d *decoder) readListen(f field, s *serverDraft) {
 	n := d.names.nodes[s.On]
@@ -73,6 +73,13 @@ func (d *decoder) readListen(f field, s *serverDraft) {
 		return
 	}
 	if !d.isScalar(s.listen, "an address, or any") {
+		return
+	}
+	if n, err := checks.ParseNumber(s.listen.value.text); err == nil { // a port alone, of whatever address
+		if n < 1 || n > 65535 {
+			d.fail(s.listen.value, "", "listen: %d is no port", n)
+		}
+		s.Port = uint16(n)
 		return
 	}
 	host, port, ok := d.endpoint(s.listen)

@@ -247,16 +247,17 @@ func (t *tracked) delLink(dev string) {
 func (t *tracked) inventory() {
 	var links, addresses, routes, settings []string
 	for _, d := range t.node.devices {
-		if d.name == "lo" {
-			continue
-		}
 		state := " down"
 		if d.up {
 			state = " up"
 		}
-		links = append(links, d.name+state)
+		if d.name != "lo" { // it is always there, and no input
+			links = append(links, d.name+state)
+		}
 		for _, a := range d.addrs {
-			addresses = append(addresses, d.name+" "+a.String())
+			if !a.Addr().IsLoopback() {
+				addresses = append(addresses, d.name+" "+a.String())
+			}
 		}
 	}
 	for _, r := range t.node.routes {
