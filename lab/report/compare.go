@@ -100,7 +100,7 @@ func newRow(r *lab.Result) Row {
 			row.Lost++
 		}
 	}
-	row.Outage, row.ForGood = outages(all)
+	row.Outage, row.ForGood = outages(all, virtual(r))
 	for i := range r.Steps {
 		for _, d := range r.Steps[i].Outcome.Deleted {
 			row.Deleted++

@@ -67,8 +67,8 @@ func (t *text) head() {
 	if l.Variant != "" {
 		title += " / " + l.Variant
 	}
-	about := wrap(l.About, columns-3-len(title))
-	t.line("%s   %s", t.paint(bold, title), about[0])
+	about := wrap(l.About, max(columns-3-len(title), 20))
+	t.line("%s", strings.TrimRight(t.paint(bold, title)+"   "+about[0], " "))
 	for _, more := range about[1:] {
 		t.line("%s   %s", strings.Repeat(" ", len(title)), more)
 	}
