@@ -40,8 +40,9 @@ type Row struct {
 	WantsMet  int
 	Wants     int
 	Agreement Agreement
-	NotPlayed int  // steps
-	ByHand    bool // a conntrack step deleted entries; Word is of the time before
+	Unclear   string // the first reason why the comparison is inconclusive
+	NotPlayed int    // steps
+	ByHand    bool   // a conntrack step deleted entries; Word is of the time before
 	Err       string
 }
 
@@ -93,13 +94,14 @@ func Compare(runs []*lab.Result) Comparison {
 
 func newRow(r *lab.Result) Row {
 	all := requests(r)
-	row := Row{Variant: r.Lab.Variant, About: about(r.Lab), Verdict: r.Verdict(), NotPlayed: notPlayed(r), Agreement: agreement(r), Entry: lastEntry(r, all)}
+	row := Row{Variant: r.Lab.Variant, About: about(r.Lab), Verdict: r.Verdict(), NotPlayed: notPlayed(r), Entry: lastEntry(r, all)}
 	for _, a := range all {
 		row.Sent++
 		if a.Class != lab.Answered {
 			row.Lost++
 		}
 	}
+	row.Agreement, row.Unclear = agreement(r)
 	row.Outage, row.ForGood = outages(all, virtual(r))
 	for i := range r.Steps {
 		for _, d := range r.Steps[i].Outcome.Deleted {
@@ -147,26 +149,28 @@ func requests(r *lab.Result) []lab.Attempt {
 	return out
 }
 
-func agreement(r *lab.Result) Agreement {
+func agreement(r *lab.Result) (a Agreement, unclear string) {
 	switch {
 	case r.Setting.Simulated:
-		return Predicted
+		return Predicted, ""
 	case r.Lab.SkipModel != "":
-		return LeftOut
+		return LeftOut, ""
+	case len(r.Comparisons) == 0:
+		return Inconclusive, "nothing was recorded"
 	}
-	verdict := Agreed
+	a = Agreed
 	for _, c := range r.Comparisons {
 		switch c.Verdict() {
 		case trace.Different:
-			return Differ
+			return Differ, ""
 		case trace.Inconclusive:
-			verdict = Inconclusive
+			a, unclear = Inconclusive, "nothing was read"
+			if len(c.Lost) > 0 {
+				unclear = c.Lost[0]
+			}
 		}
 	}
-	if len(r.Comparisons) == 0 {
-		return Inconclusive
-	}
-	return verdict
+	return a, unclear
 }
 
 // words gives each row its word. What a variant heals is seen in the first row: where nothing is harmed,

@@ -34,11 +34,11 @@ func (r Row) name() string {
 func (r Row) flag() string {
 	switch {
 	case r.Agreement == Differ:
-		return ", DIFF"
+		return " DIFF"
 	case r.Verdict == lab.Fail:
-		return ", FAIL"
+		return " FAIL"
 	case r.Verdict == lab.Unclear:
-		return ", unclear"
+		return " ?"
 	}
 	return ""
 }
@@ -157,7 +157,7 @@ func (r Row) notes(c Comparison) []string {
 	case Differ:
 		out = append(out, "kernel and model differ: $ "+c.command(r))
 	case Inconclusive:
-		out = append(out, "kernel and model were not compared in full: $ "+c.command(r))
+		out = append(out, fmt.Sprintf("kernel and model were not compared in full (%s): $ %s", r.Unclear, c.command(r)))
 	case LeftOut:
 		out = append(out, "the model is left out")
 	}
