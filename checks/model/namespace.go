@@ -3,8 +3,15 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP, ICMP errors about UDP, DNAT and null bindings, the neighbours behind the last
-// hook. A packet that needs more is reported as not modelled, never guessed.
+// What it covers: UDP, forwarded, sent by and delivered to the namespace itself (also over lo); ICMP errors
+// about UDP, those of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
+// and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
+// routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
+// The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
+//
+// What it does not cover: TCP and all other protocols, ICMP echo, IPv6, fragments, zones, helpers, clashes
+// of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
+// of these is reported as not modelled, never guessed.
 package model
 
 import (
