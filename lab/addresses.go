@@ -91,8 +91,6 @@ func (d *decoder) hostAddress(f field, first bool) (netip.Prefix, bool) {
 	switch {
 	case p.Bits() > 30 && first:
 		return bad("/24 is usual", "a /%d has no room for a gateway", p.Bits())
-	case p.Bits() < 8:
-		return bad("/24 is usual", "a /%d is too large", p.Bits())
 	case p.Bits() <= 30 && (p.Addr() == p.Masked().Addr() || p.Addr() == lastAddr(p)):
 		return bad("", "%s is the first or the last address of %s, which belongs to the subnet", p.Addr(), p.Masked())
 	}
@@ -120,6 +118,8 @@ func (d *decoder) prefix(f field, hint string) (netip.Prefix, bool) {
 		return bad(hint, "%s is no address", checks.Quote(text))
 	case !usable(p.Addr()):
 		return bad("", "no host can have %s", p.Addr())
+	case p.Bits() < 8:
+		return bad("/24 is usual", "a /%d is too large", p.Bits())
 	}
 	return p, true
 }

@@ -224,7 +224,11 @@ func (d *decoder) oneOf(f field, words []string, later ...string) string {
 	case slices.Contains(later, text):
 		d.fail(f.value, "supported: "+some(words), "%s: %s is not supported yet", f.name(), checks.Quote(text))
 	default:
-		d.fail(f.value, checks.DidYouMean(text, words, otherBool(text)), "%s: %s is none of %s", f.name(), checks.Quote(text), some(words))
+		hint := ""
+		if slices.Contains(words, "true") {
+			hint = otherBool(text)
+		}
+		d.fail(f.value, checks.DidYouMean(text, words, hint), "%s: %s is none of %s", f.name(), checks.Quote(text), some(words))
 	}
 	return ""
 }

@@ -104,7 +104,7 @@ func (d *decoder) declareAll(set map[string]declared, section, kind string, most
 }
 
 func sharedHint(kind string) string {
-	if kind == "service" {
+	if kind == "service" || kind == "node" {
 		return "nodes and services share one set of names: both stand for addresses"
 	}
 	return "servers and clients share one set of names"
@@ -228,14 +228,18 @@ func (d *decoder) many(f field, kinds ...string) []field {
 func (d *decoder) glob(f field, kinds []string) []field {
 	var out []field
 	for _, kind := range kinds {
-		if d.broken[kind+"s"] {
+		names := d.names.order[kind]
+		if d.broken[kind+"s"] || !d.mayMake(f.value, len(names)/10) {
 			return nil
 		}
-		for _, name := range d.names.order[kind] {
+		for _, name := range names {
 			if globMatches(f.value.text, name) {
 				out = append(out, field{f.key, copyOf(f.value, name, len(out))})
 			}
 		}
+	}
+	if !d.mayMake(f.value, len(out)) {
+		return nil
 	}
 	if len(out) == 0 {
 		d.fail(f.value, d.nameList("", kinds[0]), "%s: no %s matches %s", f.name(), strings.Join(kinds, " or "), checks.Quote(f.value.text))

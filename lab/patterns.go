@@ -78,12 +78,24 @@ func globMatches(glob, name string) bool {
 	return ok && strings.HasSuffix(rest, parts[len(parts)-1])
 }
 
-// maxMade bounds how many nodes patterns and repetitions may make of a file.
+// maxMade bounds how much patterns, globs and repetitions may make of a file, as weight counts it.
 const maxMade = 500000
 
-// mayMake counts nodes that are copied, and reports too many of them.
-func (d *decoder) mayMake(n *node, nodes int) bool {
-	if d.made += nodes; d.made > maxMade {
+// weight of a tree: its nodes, and what their texts hold.
+func weight(n *node) int {
+	total := 1 + len(n.text)/16
+	for _, f := range n.fields {
+		total += 1 + len(f.key.text)/16 + weight(f.value)
+	}
+	for _, item := range n.items {
+		total += weight(item)
+	}
+	return total
+}
+
+// mayMake counts what is made, and reports too much of it.
+func (d *decoder) mayMake(n *node, more int) bool {
+	if d.made += more; d.made > maxMade {
 		d.fail(n, "fewer or smaller ones", "patterns and repetitions make more than %d values", maxMade)
 		return false
 	}
@@ -116,7 +128,7 @@ func (d *decoder) expandNames(section field) *node {
 		if err != nil {
 			d.fail(f.key, err.Hint, "%s: %s", section.name(), err.Msg)
 		}
-		if err != nil || found && !d.mayMake(f.key, p.count()*(1+size(f.value))) {
+		if err != nil || found && !d.mayMake(f.key, p.count()*(1+weight(f.value))) {
 			d.broken[section.name()] = true
 			continue
 		}
@@ -181,8 +193,13 @@ func (d *dealer) text(key string, n *node, i int) string {
 	case !found:
 	case p.count() == d.names.count():
 		return p.name(i)
-	case i == 0:
+	case i > 0 && what == "names":
+		return p.name(min(i, p.count()-1))
+	case i > 0:
+		return p.name(i)
+	default:
 		d.fail(n, d.fitting(p, what), "%d %s for %d %s, %s (line %d)", p.count(), what, d.names.count(), d.section, d.key.text, d.key.line)
+		return p.name(0)
 	}
 	return n.text
 }

@@ -28,7 +28,7 @@ func (d *decoder) expandSteps(section *node) *node {
 func (d *decoder) played(item *node) bool {
 	only, not := item.find("only-in"), item.find("not-in")
 	if only >= 0 && not >= 0 {
-		d.fail(item.fields[not].key, "write one of them", "both only-in and not-in")
+		d.fail(item.fields[not].key, "write one of them", "steps: both only-in and not-in")
 	}
 	if only >= 0 && !slices.Contains(d.variantList(item.fields[only]), d.variant) {
 		return false
@@ -63,7 +63,7 @@ func (d *decoder) repetitions(item *node) []*node {
 	}
 	variable, r, ok := d.repetition(item, item.fields[at])
 	count := int(r.Max - r.Min + 1)
-	if !ok || !d.mayMake(item.fields[at].key, count*size(item)) {
+	if !ok || !d.mayMake(item.fields[at].key, count*weight(item)) {
 		return []*node{item}
 	}
 	out := make([]*node, count)

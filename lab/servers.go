@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
@@ -51,8 +52,7 @@ func (d *decoder) readServers() {
 		if f.value.find("echo") < 0 && f.value.find("exec") < 0 {
 			d.require(f, context, "dns", "dns: {}")
 		}
-		d.readListen(f, s)
-		if s.On == "" || s.Stopped {
+		if known := d.readListen(f, s); !known || s.On == "" || s.Stopped {
 			continue
 		}
 		if other := there.other(s.Server, s.On); other != nil {
@@ -62,34 +62,44 @@ func (d *decoder) readServers() {
 	}
 }
 
-// readListen reads an address, any, or one of them with a port. A router has one address on each link, so
-// its servers must say which.
-func (d *decoder) readListen(f field, s *serverDraft) {
+// readListen reads an address, any, one of them with a port, or a port alone. A router has one address on each link, so
+// its servers must say which. It reports whether it is known where the server listens.
+func (d *decoder) readListen(f field, s *serverDraft) bool {
 	n := d.names.nodes[s.On]
 	if s.listen.key == nil {
 		if n != nil && n.Router && len(d.routerAddresses()[n.Name]) != 1 {
 			d.fail(f.key, "listen: any, or one of its addresses", "servers.%s: %s is a router, which has no single address", s.Name, n.Name)
+			return false
 		}
-		return
+		if n != nil && n.Router {
+			s.Listen = d.routerAddresses()[n.Name][0]
+		}
+		return true
 	}
 	if !d.isScalar(s.listen, "an address, or any") {
-		return
+		return false
+	}
+	if n, err := checks.ParseNumber(s.listen.value.text); err == nil { // a port alone, of whatever address
+		if n < 1 || n > 65535 {
+			d.fail(s.listen.value, "", "listen: %d is no port", n)
+		}
+		s.Port = uint16(n)
+		return n >= 1 && n <= 65535
 	}
 	host, port, ok := d.endpoint(s.listen)
 	if !ok {
-		return
+		return false
 	}
-	if port != 0 {
-		s.Port = port
-	}
+	s.Port = cmp.Or(port, s.Port)
 	if host.text == "any" {
 		s.Listen = netip.IPv4Unspecified()
-		return
+		return true
 	}
 	a, ok := d.hostAddr(s.listen, host)
 	if s.Listen = a; ok && n != nil && !s.Stopped && !d.has(n, a) {
 		d.fail(s.listen.value, "local: "+a.String()+" gives it one", "listen: %s has no address %s", n.Name, a)
 	}
+	return ok
 }
 
 // endpoint splits HOST or HOST:PORT; without a port it is 0.

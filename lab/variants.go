@@ -81,12 +81,26 @@ func (d *decoder) readEdit(v *variant, f field) {
 	}
 }
 
+// dotAfter is where the first dot is that stands in no braces, as a pattern's do, or -1.
+func dotAfter(text string) int {
+	inside := false
+	for i, r := range text {
+		switch {
+		case r == '{', r == '}':
+			inside = r == '{'
+		case r == '.' && !inside:
+			return i
+		}
+	}
+	return -1
+}
+
 // splitPath splits at dots; behind sysctls, and behind the set of a step, the rest is a setting's name.
 func splitPath(text string) []part {
 	var parts []part
 	for at := 0; ; {
 		whole := len(parts) == 3 && (parts[0].text == "nodes" && parts[2].text == "sysctls" || parts[0].text == "steps" && parts[2].text == "set")
-		end := strings.IndexByte(text[at:], '.')
+		end := dotAfter(text[at:])
 		if end < 0 || whole || len(parts) > maxParts {
 			return append(parts, part{text[at:], at})
 		}

@@ -53,12 +53,13 @@ func met(r *lab.Result) string {
 func disguise(t *testing.T, src []byte, seed uint64) []byte {
 	t.Helper()
 	doc := document(t, src)
-	d := &disguiser{names: map[string]bool{}, nodes: child(doc, "nodes"), rng: rand.New(rand.NewPCG(seed, seed))}
+	d := &disguiser{names: map[string]bool{}, nodes: map[string]bool{}, rng: rand.New(rand.NewPCG(seed, seed))}
 	for _, section := range []string{"nodes", "services", "servers", "clients"} {
 		for i, n := range content(child(doc, section)) {
 			if i%2 == 0 {
 				name, _, _ := strings.Cut(n.Value, "{")
 				d.names[name] = true
+				d.nodes[name] = d.nodes[name] || section == "nodes"
 			}
 		}
 	}
@@ -81,7 +82,7 @@ func content(n *yaml.Node) []*yaml.Node {
 
 type disguiser struct {
 	names map[string]bool
-	nodes *yaml.Node
+	nodes map[string]bool
 	rng   *rand.Rand
 }
 
@@ -159,12 +160,13 @@ func (d *disguiser) walk(n *yaml.Node, key string) {
 
 // scalar moves a value: where the key says that it is a port, the number.
 func (d *disguiser) scalar(key, s string) string {
+	key = key[strings.LastIndexByte(key, '.')+1:] // of a variant's path
 	switch {
 	case key == "source-port":
 		return numbers.ReplaceAllStringFunc(s, shift)
 	case key == "port" || key == "target-port" || key == "node-port" || key == "listen" && s == dnsPort:
 		return shift(s)
-	case key == "server" && !strings.Contains(s, ":") && (!d.names[s] || child(d.nodes, s) != nil):
+	case key == "server" && !strings.Contains(s, ":") && (!d.names[s] || d.nodes[s]):
 		return d.text(s) + ":" + movedPort // an address or a node alone means port 53
 	}
 	return d.text(s)

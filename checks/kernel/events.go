@@ -25,7 +25,8 @@ type Listener struct {
 	fd, stop int // stop is an eventfd that ends the reader
 	clock    Clock
 	done     sync.WaitGroup
-	mu       sync.Mutex
+	reading  sync.Mutex // one reader at a time, so that the order of arrival is kept
+	mu       sync.Mutex // what follows
 	heard    []Heard
 	lost     int
 	err      error
@@ -34,6 +35,9 @@ type Listener struct {
 // eventBuffer is the receive buffer asked for: an event is accounted with 1,280 bytes of it, so this
 // holds about 13,000 (the kernel doubles the number).
 const eventBuffer = 8 << 20
+
+// eventSize is more than the longest message about an entry, in bytes.
+const eventSize = 64 << 10
 
 // Listen subscribes to new, update and destroy events and collects them until Close.
 func Listen(ns *netns.NS, clock Clock) (*Listener, error) {
@@ -62,7 +66,7 @@ func Listen(ns *netns.NS, clock Clock) (*Listener, error) {
 
 func (l *Listener) collect() {
 	defer l.done.Done()
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, eventSize)
 	for {
 		fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.stop), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
@@ -78,6 +82,8 @@ func (l *Listener) collect() {
 
 // drain reads what is queued.
 func (l *Listener) drain(buf []byte) {
+	l.reading.Lock()
+	defer l.reading.Unlock()
 	for {
 		n, _, err := unix.Recvfrom(l.fd, buf, unix.MSG_DONTWAIT)
 		switch err {
@@ -147,8 +153,9 @@ func (l *Listener) Close() (heard []Heard, lost int, err error) {
 	return l.heard, l.lost, err
 }
 
-// SoFar is what was heard until now.
+// SoFar is what was heard until now, with all that the kernel has queued.
 func (l *Listener) SoFar() []conntrack.Event {
+	l.drain(make([]byte, eventSize))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	events := make([]conntrack.Event, 0, len(l.heard))

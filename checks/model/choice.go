@@ -26,6 +26,9 @@ type Choice struct {
 	First   int             // what answer 0 stands for, where answers are numbers (a port)
 	About   string          // the packet's line, where a choice belongs to a packet
 	Flow    conntrack.Tuple // the original tuple of the packet's entry, where it has one
+
+	// Of a port: whether it is the destination's, and whether the namespace itself sent the packet.
+	Destination, Own bool
 }
 
 // String says what is free.

@@ -49,6 +49,7 @@ func (n *Namespace) Heard() []conntrack.Packet {
 // Its Outcome is Dropped where the sender is told so: not permitted (EPERM) if a hook drops the packet,
 // unreachable if there is no route (ip_route_output_flow, ip_route_me_harder).
 func (n *Namespace) Send(at conntrack.Span, p conntrack.Packet) Outcome {
+	n.now = at
 	w := &walk{at: at, p: &p, local: true, info: noInfo, hook: "OUTPUT"}
 	w.own()
 	w.p.TTL = uint8(n.sysctl("net.ipv4.ip_default_ttl", 64))

@@ -105,6 +105,8 @@ func TestProfileFor(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	f.Add(twoBackends, false)
 	f.Add("*raw\n:PREROUTING ACCEPT\n-A PREROUTING ! -i lo+ -s 10.0.0.0/8 -m mark --mark 0x1/0xff -j CT --notrack\nCOMMIT", true)
+	f.Add(saved, false)
+	f.Add("*nat\n:x -\n-A x -p udp -j SNAT --to-source 10.0.0.1-10.0.0.9:1-5 --persistent\n-I POSTROUTING 1 -j x\n-D x 1\n-X\nCOMMIT\n*filter\n-A OUTPUT -j REJECT\nCOMMIT", true)
 	f.Fuzz(func(t *testing.T, text string, noflush bool) {
 		rs := NewRuleset()
 		if rs.Restore(text, noflush) != nil {
@@ -113,8 +115,13 @@ func FuzzRestore(f *testing.F) {
 			}
 			return
 		}
-		n := New(Config{HZ: 250, Profile: profiles()[0]})
+		n := New(Config{HZ: 250, Profile: profiles()[len(profiles())-1]})
 		n.rules = rs
+		n.SetLink("a", true)
+		n.AddAddress("a", netip.MustParsePrefix("10.0.1.1/24"))
+		n.AddRoute(Route{To: netip.MustParsePrefix("0.0.0.0/0"), Dev: "a"})
+		n.Set("net.ipv4.ip_forward", "1")
+		n.Send(conntrack.At(0), conntrack.Packet{Proto: conntrack.UDP, Dst: netip.MustParseAddr("10.96.0.10"), SrcPort: 1, DstPort: 53, Len: 60})
 		n.Packet(conntrack.At(1), "a", conntrack.Packet{Proto: conntrack.UDP, Src: netip.MustParseAddr("10.0.1.2"), Dst: netip.MustParseAddr("10.96.0.10"), SrcPort: 1, DstPort: 53, Len: 60, TTL: 64})
 	})
 }

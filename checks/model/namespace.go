@@ -213,10 +213,13 @@ func (n *Namespace) Addresses() []string {
 	return out
 }
 
-// Links that are there, as NAME up or NAME down, in order.
+// Links that are there, as NAME up or NAME down, in order, without lo.
 func (n *Namespace) Links() []string {
 	var out []string
 	for name, l := range n.links {
+		if name == "lo" {
+			continue // always there, and no input
+		}
 		state := " down"
 		if l.up {
 			state = " up"
@@ -257,6 +260,9 @@ func (n *Namespace) sysctl(key string, def int64) int64 {
 func (n *Namespace) isLocal(a netip.Addr) bool {
 	if n.localTo != nil {
 		return n.localTo(a)
+	}
+	if a.IsLoopback() {
+		return true
 	}
 	for name, l := range n.links {
 		for _, p := range l.addrs {

@@ -77,6 +77,7 @@ func (n *Namespace) Resolved(dev string, a netip.Addr) []Left {
 // Lost says that a neighbour was given up (nobody answered) or deleted. What waited for it is answered
 // with host unreachable (arp_error_report), its sender over lo if that is the namespace itself.
 func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []Left {
+	n.now = at
 	s := n.neighState(dev, a)
 	s.resolved = false
 	waiting := s.queue

@@ -72,6 +72,7 @@ func (w *walk) own() {
 
 // Packet handles a packet that arrives on a device (ip_rcv and all that follows).
 func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Outcome {
+	n.now = at
 	w := &walk{at: at, p: &p, in: dev, info: noInfo}
 	n.receive(w)
 	return w.outcome(n)
@@ -96,6 +97,10 @@ func (n *Namespace) receive(w *walk) {
 	if !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
 		return
 	}
+	if why := n.martian(w); why != "" {
+		w.drop("ip_route_input", "martian "+why)
+		return
+	}
 	if n.isLocal(w.p.Dst) {
 		n.deliver(w)
 		return
@@ -111,6 +116,19 @@ func (n *Namespace) receive(w *walk) {
 		return
 	}
 	n.forward(w, r)
+}
+
+// martian says what is wrong with the addresses of a packet that came in on a device: a destination in
+// 127.0.0.0/8 (without route_localnet), or a source that is the namespace's own (fib_validate_source).
+func (n *Namespace) martian(w *walk) string {
+	switch {
+	case w.in == loopback:
+	case w.p.Dst.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
+		return "destination " + w.p.Dst.String()
+	case n.isLocal(w.p.Src) && !n.switchedOn(w.in, "accept_local"):
+		return "source " + w.p.Src.String()
+	}
+	return ""
 }
 
 // track runs the conntrack hook at priority -200. A packet that carries its entry, as those that come

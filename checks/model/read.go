@@ -48,6 +48,7 @@ func (n *Namespace) predicted(e *entry) Predicted {
 
 // Get reads one entry by a tuple of either direction (ctnetlink_get_conntrack); an expired one is evicted.
 func (n *Namespace) Get(at conntrack.Span, t conntrack.Tuple) (Predicted, bool) {
+	n.now = at
 	r, ok := n.find(t, at)
 	if !ok {
 		return Predicted{}, false
@@ -60,6 +61,7 @@ func (n *Namespace) Get(at conntrack.Span, t conntrack.Tuple) (Predicted, bool) 
 
 // Dump reads the table (ctnetlink_dump_table); expired entries are evicted and not shown.
 func (n *Namespace) Dump(at conntrack.Span) []Predicted {
+	n.now = at
 	var out []Predicted
 	for _, e := range append([]*entry(nil), n.entries...) {
 		if n.expired(e, at) {

@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -138,6 +139,11 @@ func (p *ruleParser) matchOption(w string) {
 		p.add(func(e *evaluation) bool { return lo.Compare(e.p.Dst) <= 0 && e.p.Dst.Compare(hi) <= 0 }, "--dst-range", [2]netip.Addr{lo, hi})
 	case "--icmp-type":
 		p.icmpType()
+	case "--tcp-flags": // TCP is not modelled; such a rule is never asked about anything else
+		mask, set := p.next(), p.next()
+		p.add(func(*evaluation) bool { return false }, "--tcp-flags", mask+" "+set)
+	case "--syn":
+		p.add(func(*evaluation) bool { return false }, "--tcp-flags", "FIN,SYN,RST,ACK SYN")
 	default:
 		p.fail("option %q is not known to the model", w)
 	}
@@ -162,11 +168,19 @@ func (p *ruleParser) prefix() netip.Prefix {
 	if a, err := netip.ParseAddr(w); err == nil {
 		return netip.PrefixFrom(a, a.BitLen())
 	}
+	addr, mask, _ := strings.Cut(w, "/")
+	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() { // ADDRESS/255.255.255.0
+		ones, size := net.IPMask(m.AsSlice()).Size()
+		if size == 0 {
+			p.fail("the mask of %q is not known to the model", w)
+		}
+		w = addr + "/" + strconv.Itoa(ones)
+	}
 	pre, err := netip.ParsePrefix(w)
 	if err != nil {
 		p.fail("%q is no address", w)
 	}
-	return pre
+	return pre.Masked()
 }
 
 func deviceMatches(pattern, dev string) bool {

@@ -238,10 +238,8 @@ func (t *table) wholeTable(cmd, line string) error {
 		for _, c := range t.chains {
 			c.zero()
 		}
-	case "-X": // iptables-nft 1.8.9 takes empty built-in chains away too, and with them the hooks
-		t.chains = slices.DeleteFunc(t.chains, func(c *chain) bool {
-			return c.policy != "DROP" && len(c.rules) == 0 && !t.isTarget(c.name)
-		})
+	case "-X":
+		return t.deleteChains()
 	default:
 		return fmt.Errorf("%q: want a command and a chain", line)
 	}
@@ -265,6 +263,18 @@ func (t *table) deleteChain(name string) error {
 		return fmt.Errorf("-X %s: the chain has rules, or one leads to it", name)
 	}
 	t.chains = slices.DeleteFunc(t.chains, func(x *chain) bool { return x == c })
+	return nil
+}
+
+// deleteChains deletes all user-defined chains, and, as iptables-nft 1.8.9 does, the built-in ones that are
+// empty, and with them their hooks.
+func (t *table) deleteChains() error {
+	for _, c := range t.chains {
+		if c.policy == "" && (len(c.rules) > 0 || t.isTarget(c.name)) {
+			return fmt.Errorf("-X: the chain %s has rules, or one leads to it", c.name)
+		}
+	}
+	t.chains = slices.DeleteFunc(t.chains, func(c *chain) bool { return c.policy != "DROP" && len(c.rules) == 0 })
 	return nil
 }
 

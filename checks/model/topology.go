@@ -29,6 +29,7 @@ func (n *Namespace) link(name string) *link {
 // what waits for them (neigh_ifdown), and the entries that were masqueraded on it are deleted
 // (masq_device_event). Its addresses stay.
 func (n *Namespace) Down(at conntrack.Span, name string) {
+	n.now = at
 	l := n.link(name)
 	l.up = false
 	n.routes = slices.DeleteFunc(slices.Clone(n.routes), func(r Route) bool { return r.Dev == name })
@@ -90,7 +91,7 @@ func (n *Namespace) DelAddress(at conntrack.Span, dev string, a netip.Prefix) {
 		return
 	}
 	gone := []netip.Prefix{a}
-	if !l.secondary(i) && !n.promotes(dev) {
+	if !l.secondary(i) && !n.switchedOn(dev, "promote_secondaries") {
 		for _, p := range l.addrs[i+1:] {
 			if p.Masked() == a.Masked() {
 				gone = append(gone, p)
@@ -108,9 +109,10 @@ func (n *Namespace) DelAddress(at conntrack.Span, dev string, a netip.Prefix) {
 	}
 }
 
-func (n *Namespace) promotes(dev string) bool {
+// switchedOn reads a switch of net.ipv4.conf, which holds if it is on for the device or for all.
+func (n *Namespace) switchedOn(dev, name string) bool {
 	for _, k := range []string{"all", strings.ReplaceAll(dev, ".", "/")} {
-		if v, ok := n.sysctls["net.ipv4.conf."+k+".promote_secondaries"]; ok && v != "0" {
+		if v, ok := n.sysctls["net.ipv4.conf."+k+"."+name]; ok && v != "0" {
 			return true
 		}
 	}

@@ -29,7 +29,7 @@ func (h *hypothesis) feed(r Record) error {
 		}
 		o := n.Packet(r.Span, dev, p)
 		h.predict(o.Left)
-		h.packets = append(h.packets, Handled{r, dev, p, o})
+		h.packets = &trail{Handled{r, dev, p, o}, h.packets}
 	case ARP:
 		dev, a, err := deviceAddr(r.Args)
 		if err != nil {
@@ -56,7 +56,7 @@ func (h *hypothesis) feed(r Record) error {
 		}
 		o := n.Send(r.Span, p)
 		h.predict(o.Left)
-		h.packets = append(h.packets, Handled{r, "", p, o})
+		h.packets = &trail{Handled{r, "", p, o}, h.packets}
 	case Socket:
 		open, s, err := parseSocket(r.Args)
 		switch {

@@ -93,9 +93,23 @@ type hypothesis struct {
 	single  bool            // the last read was a get
 	open    bool            // what the last read found has not been told yet
 	choices []model.Choice
-	packets []Handled
+	packets *trail
 	fields  int
 	reads   int
+}
+
+// trail is what became of the packets so far, the last one first. Hypotheses share what they have in common.
+type trail struct {
+	Handled
+	before *trail
+}
+
+func (t *trail) list() (all []Handled) {
+	for ; t != nil; t = t.before {
+		all = append(all, t.Handled)
+	}
+	slices.Reverse(all)
+	return all
 }
 
 // Replay drives the model with the inputs of a trace, and with nothing else, and holds everything that
@@ -204,32 +218,60 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
-// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet. The
-// model has declared what is allowed; an answer outside falls back to the first.
+// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
+// entry. The model has declared what is allowed; an answer outside falls back to the first.
 func (run *replay) lookAhead(c model.Choice) int {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
 		return 0
 	}
 	for _, r := range run.trace.Records[run.at:] {
-		if r.Kind != Left {
-			continue
-		}
-		_, p, err := devicePacket(r.Args)
-		if err == nil && p.Proto == want.Proto && p.ID == want.ID && p.Dst == want.Dst && p.DstPort == want.DstPort {
-			if a := int(p.SrcPort) - c.First; a >= 0 && a < c.Options {
-				return a
-			}
+		port, ok := portIn(r, c, &want)
+		if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
+			return a
 		}
 	}
 	return 0
+}
+
+// portIn is the port that a record shows to have been chosen for a packet or its flow.
+func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok bool) {
+	var e conntrack.Entry
+	switch r.Kind {
+	case Left:
+		_, p, err := devicePacket(r.Args)
+		if err != nil || p.Proto != want.Proto || p.Len != want.Len || p.ID != want.ID && !c.Own {
+			return 0, false
+		}
+		if c.Destination {
+			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own
+		}
+		return p.SrcPort, p.Dst == want.Dst && p.DstPort == want.DstPort
+	case Entry:
+		var err error
+		if e, err = conntrack.ParseEntry(r.Args); err != nil {
+			return 0, false
+		}
+	case Event:
+		ev, err := conntrack.ParseEvent(r.Args)
+		if err != nil {
+			return 0, false
+		}
+		e = ev.Entry
+	default:
+		return 0, false
+	}
+	if c.Destination {
+		return e.Reply.SrcPort, e.Orig == c.Flow
+	}
+	return e.Reply.DstPort, e.Orig == c.Flow
 }
 
 func (h *hypothesis) clone(c model.Chooser) *hypothesis {
 	cp := *h
 	cp.ns = h.ns.Clone(c)
 	cp.lefts, cp.events, cp.early = slices.Clone(h.lefts), slices.Clone(h.events), slices.Clone(h.early)
-	cp.choices, cp.packets, cp.reading = slices.Clone(h.choices), slices.Clip(h.packets), slices.Clone(h.reading)
+	cp.choices, cp.reading = slices.Clone(h.choices), slices.Clone(h.reading)
 	cp.done = maps.Clone(h.done)
 	cp.ids = make(map[int]uint32, len(h.ids))
 	for k, v := range h.ids {
@@ -309,7 +351,7 @@ func (run *replay) finish() {
 	if len(run.trace.Lost) == 0 {
 		rep.Differences = append(rep.Differences, h.left()...)
 	}
-	rep.Reads, rep.Fields, rep.Packets = h.reads, h.fields, h.packets
+	rep.Reads, rep.Fields, rep.Packets = h.reads, h.fields, h.packets.list()
 	rep.Free = map[model.ChoiceKind]int{}
 	for _, c := range h.choices {
 		rep.Free[c.Kind]++

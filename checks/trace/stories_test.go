@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,6 +26,11 @@ func TestStories(t *testing.T) {
 				}
 				for _, l := range r.Lost {
 					t.Error(l)
+				}
+				var orders int
+				fmt.Sscanf(tr.Lab, "order %d", &orders)
+				if free := r.Free[model.ChooseOrder]; free != orders {
+					t.Errorf("%d order choices, want %d", free, orders)
 				}
 				undecided := strings.HasPrefix(tr.Lab, "undecided")
 				if free := r.Free[model.ChooseTiming]; free != 0 && !undecided || free != 1 && undecided {

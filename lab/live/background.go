@@ -66,14 +66,14 @@ func (r *running) run() {
 			return
 		case <-next.C:
 		}
-		began := time.Now()
-		r.question()
-		next.Reset(max(0, r.Every-time.Since(began)))
+		sent := r.question()
+		next.Reset(max(0, sent+r.Every-r.ground.Now()))
 	}
 }
 
-// question asks once, beside a control if there is one, and tells the outcomes: that of the control last.
-func (r *running) question() {
+// question asks once, beside a control if there is one, and tells the outcomes, that of the control last.
+// It says when it asked.
+func (r *running) question() time.Duration {
 	control := make(chan struct{})
 	var tuple conntrack.Tuple
 	var reply play.Reply
@@ -83,16 +83,21 @@ func (r *running) question() {
 			tuple, reply = r.fresh()
 		}
 	}()
-	if s, ok := r.Socket.(*socket); ok {
-		r.tell(s.tuple, r.ground.ask(r.ctx, s), false)
-	} else {
-		t, got := r.fresh()
-		r.tell(t, got, false)
-	}
+	t, got := r.own()
+	r.tell(t, got, false)
 	<-control
 	if r.Client.Control {
 		r.tell(tuple, reply, true)
 	}
+	return got.At
+}
+
+// own asks from the client's socket, or from a fresh one if it keeps none.
+func (r *running) own() (conntrack.Tuple, play.Reply) {
+	if s, ok := r.Socket.(*socket); ok {
+		return s.tuple, r.ground.ask(r.ctx, s)
+	}
+	return r.fresh()
 }
 
 // fresh asks from a port of its own.

@@ -23,6 +23,7 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	if !g.built {
 		return ev, nil
 	}
+	g.built = false
 	begin := time.Now()
 	recalibrated := g.recalibrate()
 	complete := g.origin != 0

@@ -47,7 +47,7 @@ func (g *Ground) Exec(ctx context.Context, node string, argv []string) (lab.Prog
 	if err != nil {
 		err = fmt.Errorf("run %s in %s: %w", argv[0], node, err)
 	}
-	return lab.Program{Exit: exitCode(cmd), Stdout: stdout.String(), Stderr: stderr.String()}, err
+	return lab.Program{Exit: exitCode(cmd), Stdout: stdout.kept.String(), Stderr: stderr.kept.String()}, err
 }
 
 // exitError is what went wrong besides the program's own end.
@@ -74,10 +74,11 @@ func endGroup(leader int) error {
 	return nil
 }
 
-// limited keeps the beginning of what is written to it and passes over the rest.
-type limited struct{ bytes.Buffer }
+// limited keeps the beginning of what is written to it and passes over the rest. The buffer is no embedded
+// one, as io.Copy would then read into it without a limit.
+type limited struct{ kept bytes.Buffer }
 
 func (l *limited) Write(b []byte) (int, error) {
-	l.Buffer.Write(b[:min(len(b), max(0, maxOutput-l.Len()))])
+	l.kept.Write(b[:min(len(b), max(0, maxOutput-l.kept.Len()))])
 	return len(b), nil
 }

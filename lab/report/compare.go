@@ -40,7 +40,9 @@ type Row struct {
 	WantsMet  int
 	Wants     int
 	Agreement Agreement
-	NotPlayed int // steps
+	Unclear   string // the first reason why the comparison is inconclusive
+	NotPlayed int    // steps
+	ByHand    bool   // a conntrack step deleted entries; Word is of the time before
 	Err       string
 }
 
@@ -49,7 +51,8 @@ type Word string
 
 // The words of a row. Partial ones say how many clients were lost: "22 of 40 lost".
 const (
-	Unharmed    Word = "unharmed" // nothing was lost, and nothing is lost without the variant either
+	Unharmed    Word = "unharmed" // nothing was lost, and nothing is without the variant either
+	HarmedWord  Word = "harmed"   // nothing was lost, but healthy entries were deleted
 	Healed      Word = "healed"   // every client is answered at the end
 	BrokenWord  Word = "broken"   // no client is
 	RefusedWord Word = "refused"  // nor this, and each is told so
@@ -91,14 +94,15 @@ func Compare(runs []*lab.Result) Comparison {
 
 func newRow(r *lab.Result) Row {
 	all := requests(r)
-	row := Row{Variant: r.Lab.Variant, About: about(r.Lab), Verdict: r.Verdict(), NotPlayed: notPlayed(r), Agreement: agreement(r), Entry: lastEntry(r, all)}
+	row := Row{Variant: r.Lab.Variant, About: about(r.Lab), Verdict: r.Verdict(), NotPlayed: notPlayed(r), Entry: lastEntry(r, all)}
 	for _, a := range all {
 		row.Sent++
 		if a.Class != lab.Answered {
 			row.Lost++
 		}
 	}
-	row.Outage, row.ForGood = outages(all)
+	row.Agreement, row.Unclear = agreement(r)
+	row.Outage, row.ForGood = outages(all, virtual(r))
 	for i := range r.Steps {
 		for _, d := range r.Steps[i].Outcome.Deleted {
 			row.Deleted++
@@ -145,36 +149,37 @@ func requests(r *lab.Result) []lab.Attempt {
 	return out
 }
 
-func agreement(r *lab.Result) Agreement {
+func agreement(r *lab.Result) (a Agreement, unclear string) {
 	switch {
 	case r.Setting.Simulated:
-		return Predicted
+		return Predicted, ""
 	case r.Lab.SkipModel != "":
-		return LeftOut
+		return LeftOut, ""
+	case len(r.Comparisons) == 0:
+		return Inconclusive, "nothing was recorded"
 	}
-	verdict := Agreed
+	a = Agreed
 	for _, c := range r.Comparisons {
 		switch c.Verdict() {
 		case trace.Different:
-			return Differ
+			return Differ, ""
 		case trace.Inconclusive:
-			verdict = Inconclusive
+			a, unclear = Inconclusive, "nothing was read"
+			if len(c.Lost) > 0 {
+				unclear = c.Lost[0]
+			}
 		}
 	}
-	if len(r.Comparisons) == 0 {
-		return Inconclusive
-	}
-	return verdict
+	return a, unclear
 }
 
 // words gives each row its word. What a variant heals is seen in the first row: where nothing is harmed,
 // nothing is healed.
 func (c *Comparison) words(runs []*lab.Result) {
 	for i, r := range runs {
-		c.Rows[i].Word = word(r, requests(r))
+		c.Rows[i].Word = word(r, &c.Rows[i])
 	}
-	base := c.Rows[0]
-	if runs[0].Lab.Variant != "" || base.Word == Unharmed {
+	if runs[0].Lab.Variant != "" || c.Rows[0].Word == Unharmed {
 		return
 	}
 	for i := range c.Rows {
@@ -184,53 +189,65 @@ func (c *Comparison) words(runs []*lab.Result) {
 	}
 }
 
-// word looks at the last request of each client.
-func word(r *lab.Result, all []lab.Attempt) Word {
-	if r.Err != nil || len(all) == 0 {
+// cure is when a step of the lab first deleted entries by hand, or the end.
+func cure(r *lab.Result) time.Duration {
+	for i := range r.Steps {
+		if s := &r.Steps[i]; s.Step.Kind == lab.Table && len(s.Outcome.Deleted) > 0 {
+			return s.Outcome.Began
+		}
+	}
+	return end
+}
+
+// word looks at the last request of each client. What a step of the lab cures by hand does not count: the
+// word is that of the time before.
+func word(r *lab.Result, row *Row) Word {
+	hand := cure(r)
+	row.ByHand = hand != end
+	before := slices.DeleteFunc(requests(r), func(a lab.Attempt) bool { return a.At >= hand })
+	if r.Err != nil || len(before) == 0 {
 		return NotRun
 	}
-	past := newHistory(r)
-	clients, lost, loss := byClient(all), 0, lab.Class("")
+	past, clients := newHistory(r), byClient(before)
+	losses := map[lab.Class]int{}
+	lost := 0
 	for _, as := range clients {
 		last := &as[len(as)-1]
-		switch {
-		case wrongServer(r, past, last):
+		if wrongServer(r, past, last) {
 			return WrongServer
-		case last.Class == lab.Answered:
-		case loss != "" && loss != last.Class:
-			loss = lab.Failed
-			lost++
-		default:
-			loss = last.Class
+		}
+		if last.Class != lab.Answered {
+			losses[last.Class]++
 			lost++
 		}
 	}
 	switch {
-	case lost == 0 && !slices.ContainsFunc(all, func(a lab.Attempt) bool { return a.Class != lab.Answered }):
-		return Unharmed
-	case lost == 0:
+	case lost == 0 && slices.ContainsFunc(before, func(a lab.Attempt) bool { return a.Class != lab.Answered }):
 		return Healed
+	case lost == 0 && row.Harmed > 0:
+		return HarmedWord
+	case lost == 0:
+		return Unharmed
 	case lost < len(clients):
 		return Word(fmt.Sprintf("%d of %d lost", lost, len(clients)))
 	}
-	switch loss {
-	case lab.Refused:
-		return RefusedWord
-	case lab.Unreachable:
-		return CutOff
-	case lab.NotPermitted:
-		return NotAllowed
+	for class, w := range map[lab.Class]Word{lab.Refused: RefusedWord, lab.Unreachable: CutOff, lab.NotPermitted: NotAllowed} {
+		if losses[class] == lost {
+			return w
+		}
 	}
 	return BrokenWord
 }
 
-// wrongServer reports whether a request to a service was answered by a node that was never its backend.
+// wrongServer reports whether a request to a service was answered by somebody who was never its backend:
+// by who was given the address of one, or through a stale entry. (A cache that answers at the service's
+// address without connection tracking is no wrong server.)
 func wrongServer(r *lab.Result, past *history, a *lab.Attempt) bool {
-	if a.Class != lab.Answered || a.By == "" {
+	svc := serviceOf(r.Lab, a.Tuple)
+	if a.Class != lab.Answered || svc == nil || slices.Contains(past.ever(svc.Name), a.By) {
 		return false
 	}
-	svc := serviceOf(r.Lab, a.Tuple)
-	return svc != nil && !slices.Contains(past.ever(svc.Name), a.By)
+	return a.After != nil && a.After.Stale || slices.ContainsFunc(past.deaths, func(d death) bool { return d.reuse == a.By })
 }
 
 // lastEntry describes the entry of the first client's flow at the end: its backend, and whether it is
@@ -248,7 +265,7 @@ func lastEntry(r *lab.Result, all []lab.Attempt) string {
 	for _, snap := range r.Evidence.Final {
 		for i := range snap.Entries {
 			if e := &snap.Entries[i]; snap.Node == node && tuples[e.Entry.Orig] {
-				found.add(state(names, e, len(tuples) == 1))
+				found.add(state(r.Lab, names, e, len(tuples) == 1))
 			}
 		}
 	}
@@ -266,12 +283,13 @@ func lastEntry(r *lab.Result, all []lab.Attempt) string {
 	return strings.Join(parts, ", ")
 }
 
-func state(names Names, e *lab.Seen, full bool) string {
-	s := "no DNAT"
-	if dnatted(&e.Entry) {
-		s = names.addr(e.Entry.Reply.Src)
+// state is where an entry leads, and (of a single one) whether it is assured.
+func state(l *lab.Lab, names Names, e *lab.Seen, single bool) string {
+	s := names.addr(e.Entry.Reply.Src)
+	if !dnatted(&e.Entry) && serviceOf(l, e.Entry.Orig) != nil {
+		s = "no DNAT"
 	}
-	if full && e.Entry.Status.Has(conntrack.Assured) {
+	if single && e.Entry.Status.Has(conntrack.Assured) {
 		s += " assured"
 	}
 	if e.Stale {

@@ -36,7 +36,7 @@ func cut(s string, width int) string {
 // happened is what came of a step, in lines of at most saidWide characters; there is at least one.
 func (t *text) happened(s *lab.StepResult) []string {
 	if why := s.Outcome.NotPlayed; why != "" {
-		return wrap("not simulated: "+why, saidWide)
+		return wrap(notSimulated(why), saidWide)
 	}
 	var lines []string
 	for _, l := range t.said(s) {
@@ -50,16 +50,21 @@ func (t *text) happened(s *lab.StepResult) []string {
 	return lines
 }
 
+// notSimulated is why a step was not played. The reason may say itself that it is for want of simulation.
+func notSimulated(why string) string {
+	return "not simulated: " + strings.TrimSuffix(why, ": not simulated")
+}
+
 // said is what came of a step in its own words.
 func (t *text) said(s *lab.StepResult) []string {
 	out := &s.Outcome
 	switch s.Step.Kind {
 	case lab.Query:
-		return traffic(out.Attempts, false)
+		return traffic(out.Attempts)
 	case lab.Start:
 		return []string{started(s.Step)}
 	case lab.Stop:
-		return append(stopped(s.Step), traffic(out.Attempts, true)...)
+		return append(stopped(s.Step), background(out)...)
 	case lab.Restart:
 		return []string{t.restarted(out)}
 	case lab.SetBackends:
@@ -147,18 +152,21 @@ func stopped(s *lab.Step) []string {
 	return []string{"down" + gone(s.Death, s.Reuse)}
 }
 
-// traffic is the tally of requests, of those from fresh ports, and (of background traffic) the outage.
-func traffic(all []lab.Attempt, background bool) []string {
+// background is the tally of traffic in the background, and its outage.
+func background(out *lab.Outcome) []string {
+	lines := traffic(out.Attempts)
+	if longest, forGood := outages(out.Attempts, out.Ended); longest > 0 {
+		lines[0] += "; outage " + outageText(longest, forGood)
+	}
+	return lines
+}
+
+// traffic is the tally of requests, and of those from fresh ports.
+func traffic(all []lab.Attempt) []string {
 	if len(all) == 0 {
 		return nil
 	}
-	first := tally(all, false)
-	if background {
-		if longest, forGood := outages(all); longest > 0 {
-			first += "; outage " + outageText(longest, forGood)
-		}
-	}
-	lines := []string{first}
+	lines := []string{tally(all, false)}
 	if c := tally(all, true); c != "" {
 		lines = append(lines, "from fresh ports: "+c)
 	}

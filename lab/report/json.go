@@ -233,11 +233,13 @@ type jsonRow struct {
 	Deleted   int       `json:"deleted"`           // entries, by cleanups and conntrack steps
 	Harmed    int       `json:"harmed"`            // healthy ones among them
 	Entry     string    `json:"entry"`             // where the entry of the first client's flow leads at the end
-	Word      string    `json:"word"`              // healed, broken, refused, unreachable, not permitted, WRONG SERVER, N of M lost, unharmed, not run
+	Word      string    `json:"word"`              // healed, broken, refused, unreachable, not permitted, WRONG SERVER, N of M lost, harmed, unharmed, not run
 	Verdict   string    `json:"verdict"`           // the run's
 	Wants     jsonWants `json:"wants"`             // how many there are
 	Agreement string    `json:"agreement"`         // of kernel and model
+	Unclear   string    `json:"unclear,omitempty"` // why kernel and model were not compared in full
 	NotPlayed int       `json:"not-played"`        // steps
+	ByHand    bool      `json:"by-hand"`           // a conntrack step deleted entries; word is of the time before
 	Error     string    `json:"error,omitempty"`   // why the run broke
 }
 
@@ -401,6 +403,6 @@ func newJSONModel(c trace.Report) jsonModel {
 func newJSONCompare(c Comparison) jsonCompare {
 	return jsonCompare{c.Lab, c.File, c.About, c.Simulated, c.Kernel, c.Profile, int64(c.Took), each(c.Rows, func(r Row) jsonRow {
 		return jsonRow{r.Variant, r.About, r.Lost, r.Sent, int64(r.Outage), r.ForGood, r.Deleted, r.Harmed, r.Entry, string(r.Word), string(r.Verdict),
-			jsonWants{r.WantsMet, r.Wants}, string(r.Agreement), r.NotPlayed, r.Err}
+			jsonWants{r.WantsMet, r.Wants}, string(r.Agreement), r.Unclear, r.NotPlayed, r.ByHand, r.Err}
 	})}
 }

@@ -112,7 +112,7 @@ func stepCase(suite string, s *lab.StepResult) junitCase {
 	}
 	c := junitCase{Class: suite, Name: name, Time: seconds(s.Outcome.Ended - s.Outcome.Began)}
 	if why := s.Outcome.NotPlayed; why != "" {
-		c.Skipped = &junitProblem{Message: "not simulated: " + why}
+		c.Skipped = &junitProblem{Message: notSimulated(why)}
 		return c
 	}
 	for _, w := range s.Wants {

@@ -9,31 +9,14 @@ import (
 	"ctlab/lab"
 )
 
-// outages is the longest time in which a client had no answer, over all clients: from the sending of the
-// first of its lost requests to the next answer. forGood says that some client's last request was lost;
-// then its time runs to the end of that. Requests of control clients do not count.
-func outages(all []lab.Attempt) (longest time.Duration, forGood bool) {
-	for _, as := range byClient(all) {
-		d, good := outage(as)
-		longest, forGood = max(longest, d), forGood || good
+// outages is the longest time in which a client had no answer (lab.LongestOutage), over all clients, those
+// of controls left out. forGood says that some client's last request was lost.
+func outages(all []lab.Attempt, ended time.Duration) (longest time.Duration, forGood bool) {
+	clients := byClient(all)
+	for _, as := range clients {
+		forGood = forGood || as[len(as)-1].Class != lab.Answered
 	}
-	return longest, forGood
-}
-
-func outage(as []lab.Attempt) (longest time.Duration, forGood bool) {
-	began, down := time.Duration(0), false
-	for _, a := range as {
-		if a.Class != lab.Answered && !down {
-			began, down = a.At, true
-		}
-		if down {
-			longest = max(longest, a.At+a.Took-began)
-		}
-		if a.Class == lab.Answered {
-			down = false
-		}
-	}
-	return longest, down
+	return lab.LongestOutage(slices.Concat(clients...), ended).Took, forGood
 }
 
 func outageText(longest time.Duration, forGood bool) string {
@@ -83,13 +66,8 @@ func latencyLines(s *lab.StepResult) []string {
 		return nil
 	}
 	slices.Sort(took)
-	lines := []string{fmt.Sprintf("latency: p50 %s, p99 %s, max %s", fineMS(percentile(took, 50)), fineMS(percentile(took, 99)), fineMS(took[len(took)-1]))}
+	lines := []string{fmt.Sprintf("latency: p50 %s, p99 %s, max %s", fineMS(lab.Percentile(took, 50)), fineMS(lab.Percentile(took, 99)), fineMS(took[len(took)-1]))}
 	return append(lines, histogram(took)...)
-}
-
-// percentile of sorted times: the smallest of which p percent are not above it.
-func percentile(sorted []time.Duration, p int) time.Duration {
-	return sorted[max(0, (len(sorted)*p+99)/100-1)]
 }
 
 // The shape of a histogram.

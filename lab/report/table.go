@@ -34,11 +34,11 @@ func (r Row) name() string {
 func (r Row) flag() string {
 	switch {
 	case r.Agreement == Differ:
-		return ", DIFF"
+		return " DIFF"
 	case r.Verdict == lab.Fail:
-		return ", FAIL"
+		return " FAIL"
 	case r.Verdict == lab.Unclear:
-		return ", unclear"
+		return " ?"
 	}
 	return ""
 }
@@ -128,6 +128,9 @@ func (c Comparison) notes() []string {
 			out = append(out, r.name()+": "+n)
 		}
 	}
+	if slices.ContainsFunc(c.Rows, func(r Row) bool { return r.ByHand }) {
+		out = append(out, "Where a step of the lab deletes entries by hand, the verdict is that of the time before.")
+	}
 	last := fmt.Sprintf("In %d of %d runs all wants were met", met, len(c.Rows))
 	if met == len(c.Rows) {
 		last = "All wants met"
@@ -154,7 +157,7 @@ func (r Row) notes(c Comparison) []string {
 	case Differ:
 		out = append(out, "kernel and model differ: $ "+c.command(r))
 	case Inconclusive:
-		out = append(out, "kernel and model were not compared in full: $ "+c.command(r))
+		out = append(out, fmt.Sprintf("kernel and model were not compared in full (%s): $ %s", r.Unclear, c.command(r)))
 	case LeftOut:
 		out = append(out, "the model is left out")
 	}
@@ -225,7 +228,7 @@ func Fixes(w io.Writer, all []Comparison) error {
 	t.line("- **lost**: requests that got no answer, of those sent; control clients do not count.")
 	t.line("- **outage**: the longest time in which a client had no answer; *for good* if it had none any more at the end.")
 	t.line("- **entry at the end**: where the conntrack entry of the first client's flow leads.")
-	t.line("- **deleted**, **harmed**: entries that a cleanup deleted, and those among them that were healthy.")
+	t.line("- **deleted**, **harmed**: entries that were deleted by a cleanup or by hand, and those among them that were healthy.")
 	for _, c := range all {
 		t.line("")
 		if t.err == nil {

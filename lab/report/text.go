@@ -67,8 +67,8 @@ func (t *text) head() {
 	if l.Variant != "" {
 		title += " / " + l.Variant
 	}
-	about := wrap(l.About, columns-3-len(title))
-	t.line("%s   %s", t.paint(bold, title), about[0])
+	about := wrap(l.About, max(columns-3-len(title), 20))
+	t.line("%s", strings.TrimRight(t.paint(bold, title)+"   "+about[0], " "))
 	for _, more := range about[1:] {
 		t.line("%s   %s", strings.Repeat(" ", len(title)), more)
 	}
@@ -90,24 +90,40 @@ const marginLimit = 6
 
 // margins warns of what a world with real time may see on the other side of a boundary.
 func (t *text) margins() {
-	for i, m := range t.r.Evidence.Margins {
+	all := Margins(t.r)
+	for i, m := range all {
 		if i == marginLimit {
-			t.line("... and %d more", len(t.r.Evidence.Margins)-i)
+			t.line("... and %d more", len(all)-i)
 			break
 		}
-		for _, l := range wrap(t.name.Text(Margin(m)), columns) {
+		for _, l := range wrap(m, columns) {
 			t.line("%s", t.paint(yellow, l))
 		}
 	}
 }
 
-// Margin is the warning about something that came near a boundary.
-func Margin(m lab.Margin) string {
-	off, side := m.Off, "behind"
-	if off < 0 {
-		off, side = -off, "before"
+// Margins are warnings, each a line: what came within 50 ms of a boundary, when, and in which step.
+func Margins(r *lab.Result) []string {
+	names := NewNames(r.Lab)
+	var out []string
+	for _, m := range r.Evidence.Margins {
+		off, side := m.Off, "behind"
+		if off < 0 {
+			off, side = -off, "before"
+		}
+		out = append(out, fmt.Sprintf("near a boundary: at %.3f s on %s%s: %s, %s %s it", m.At.Seconds(), m.Node, during(r, m.At), names.Text(m.What), ms(off), side))
 	}
-	return fmt.Sprintf("near a boundary: at %.3f s on %s: %s, %s %s it", m.At.Seconds(), m.Node, m.What, ms(off), side)
+	return out
+}
+
+// during names the step in which a moment lies.
+func during(r *lab.Result, at time.Duration) string {
+	for i := range r.Steps {
+		if out := &r.Steps[i].Outcome; out.Began <= at && at <= out.Ended {
+			return fmt.Sprintf(" (step %d, %s)", r.Steps[i].Step.Index, title(r.Steps[i].Step))
+		}
+	}
+	return ""
 }
 
 // The columns of a step's line: when, what, what came of it, the mark.

@@ -250,18 +250,3 @@ func TestHistogram(t *testing.T) {
 		}
 	}
 }
-
-func TestPercentile(t *testing.T) {
-	hundred := make([]time.Duration, 100)
-	for i := range hundred {
-		hundred[i] = time.Duration(i + 1)
-	}
-	for p, want := range map[int]time.Duration{50: 50, 99: 99, 100: 100, 0: 1} {
-		if got := percentile(hundred, p); got != want {
-			t.Errorf("p%d: %d, want %d", p, got, want)
-		}
-	}
-	if got := percentile(hundred[:1], 99); got != 1 {
-		t.Errorf("of one: %d", got)
-	}
-}

@@ -1,0 +1,163 @@
+package trace_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
+	"ctlab/checks/trace"
+)
+
+func story(t *testing.T, name string) trace.Trace {
+	t.Helper()
+	return parseFile(t, filepath.Join("testdata/stories", name+".trace"))[0]
+}
+
+// Sharpness of the stories: each changed observation is reported. Only a port that NAT picked at random may
+// have been another.
+func TestStoriesAreSharp(t *testing.T) {
+	files, err := filepath.Glob("testdata/stories/*.trace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range files {
+		for _, tr := range parseFile(t, f) {
+			ports := trace.Replay(tr, profileOf(t, tr)).Free[model.ChoosePort]
+			for i, r := range tr.Records {
+				if r.Input() {
+					continue
+				}
+				for what, changed := range changes(r) {
+					n++
+					if what == "id" || what == "source port" && ports > 0 {
+						continue // an id that is seen once may be any
+					}
+					if v := trace.Replay(with(tr, i, changed), profileOf(t, tr)).Verdict(); v != trace.Different {
+						t.Errorf("%s: %s changed, %s: %s", filepath.Base(f), what, v, changed)
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d changes of one observed field", n)
+}
+
+// Of two packets during a rules load the first may find the old rules and the second the new ones, or both
+// the same; never the first the new ones and the second the old ones.
+func TestOrderOfRulesLoad(t *testing.T) {
+	tr := story(t, "order-of-a-rules-load")
+	var lefts []int
+	for i, r := range tr.Records {
+		if r.Kind == trace.Left {
+			lefts = append(lefts, i)
+		}
+	}
+	to := func(tr trace.Trace, at int, backend string) trace.Trace {
+		r := tr.Records[lefts[at]]
+		dev := map[string]string{"10.0.2.1": "b1", "10.0.2.2": "b2"}[backend]
+		_, rest, _ := strings.Cut(r.Args, " ")
+		head, tail, _ := strings.Cut(rest, " > ")
+		_, tail, _ = strings.Cut(tail, ":")
+		r.Args = dev + " " + head + " > " + backend + ":" + tail
+		return with(tr, lefts[at], r)
+	}
+	// Without the reads behind it each of the four can be told; the read of the first flow decides.
+	for i, r := range tr.Records {
+		if r.Kind == trace.Get || r.Kind == trace.Hits {
+			tr.Records = slices.Clip(tr.Records[:i])
+			break
+		}
+	}
+	for _, c := range []struct {
+		first, second string
+		differs       bool
+	}{{"10.0.2.1", "10.0.2.1", false}, {"10.0.2.1", "10.0.2.2", false}, {"10.0.2.2", "10.0.2.2", false}, {"10.0.2.2", "10.0.2.1", true}} {
+		r := trace.Replay(to(to(tr, 0, c.first), 1, c.second), profileOf(t, tr))
+		if (len(r.Differences) > 0) != c.differs {
+			t.Errorf("%s, then %s: %v", c.first, c.second, r.Differences)
+		}
+	}
+}
+
+// What a read found may stand directly behind it, or behind its end.
+func TestReadsBeforeAndBehindTheirEnd(t *testing.T) {
+	tr := story(t, "dump-during-traffic")
+	at := slices.IndexFunc(tr.Records, func(r trace.Record) bool { return r.Kind == trace.Dump })
+	var found, others []trace.Record
+	for _, r := range tr.Records[at+1:] {
+		if r.Kind == trace.Dump {
+			break
+		}
+		if r.Kind == trace.Entry || r.Kind == trace.Dumped {
+			found = append(found, r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	rest := tr.Records[at+1+len(found)+len(others):]
+	tr.Records = slices.Concat(tr.Records[:at+1], found, others, rest)
+	if r := trace.Replay(tr, profileOf(t, tr)); r.Verdict() != trace.Same || r.Free[model.ChooseOrder] != 2 {
+		t.Errorf("%s, %s: %v", r.Verdict(), r.Summary(), r.Differences)
+	}
+}
+
+// The time that an act took stands behind its time, and is optional.
+func TestTook(t *testing.T) {
+	r := trace.Record{At: 12345678 * time.Microsecond, Took: 3100 * time.Microsecond, Span: conntrack.At(5), Kind: trace.Dump}
+	if want := "in     12.345678+0.003100 5 dump"; r.String() != want {
+		t.Errorf("%q, want %q", r.String(), want)
+	}
+}
+
+// traffic is a trace of packets of some flows through DNAT, each answered by nobody.
+func traffic(flows, packets int, load bool) trace.Trace {
+	var b strings.Builder
+	records := 0
+	add := func(format string, args ...any) {
+		fmt.Fprintf(&b, format+"\n", args...)
+		records++
+	}
+	b.WriteString("ctlab-trace 1\nlab x\nnode n\nkernel k\nprofile 6.18\nhz 250\n")
+	add("in 0 0 sysctl net.ipv4.ip_forward 1")
+	add("in 0 0 link b up")
+	add("in 0 0 route 0.0.0.0/0 dev b")
+	add("in 0 0 arp b 10.0.2.1")
+	add("in 0 0 rules restore\n\t*nat\n\t:PREROUTING ACCEPT\n\t-A PREROUTING -p udp -j DNAT --to-destination 10.0.2.1:53\n\tCOMMIT")
+	for i := range packets {
+		at, port := float64(i)/1000, 40000+i%flows
+		if load && i%100 == 50 {
+			add("in %f+0.003000 %d rules noflush\n\t*nat\n\t-F PREROUTING\n\t-A PREROUTING -p udp -j DNAT --to-destination 10.0.2.1:53\n\tCOMMIT", at, i/4)
+		}
+		add("in %f %d packet a udp 10.0.1.1:%d > 10.0.9.9:53 len 60 ttl 64 ip-id %d", at+0.0001, i/4, port, i)
+		add("seen %f %d left b udp 10.0.1.1:%d > 10.0.2.1:53 len 60 ttl 63 ip-id %d", at+0.0002, i/4, port, i)
+	}
+	fmt.Fprintf(&b, "end %d\n", records)
+	traces, err := trace.Parse("made", strings.NewReader(b.String()))
+	if err != nil {
+		panic(err)
+	}
+	return traces[0]
+}
+
+func BenchmarkReplay(b *testing.B) {
+	for _, load := range []bool{false, true} {
+		b.Run(fmt.Sprintf("2000-packets-100-entries-loads-%v", load), func(b *testing.B) {
+			tr := traffic(100, 2000, load)
+			p, err := model.ProfileFor("6.18")
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if r := trace.Replay(tr, p); len(r.Differences) > 0 {
+					b.Fatal(r.Differences[0])
+				}
+			}
+		})
+	}
+}
