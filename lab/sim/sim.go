@@ -222,7 +222,7 @@ func (g *Ground) node(name string) (*node, error) {
 	return nil, fmt.Errorf("node %s: there is none", name)
 }
 
-// track finds a tracked node by name.
+// trackedNode finds a tracked node by name.
 func (g *Ground) trackedNode(name string) (*tracked, error) {
 	n, err := g.node(name)
 	if err != nil {
