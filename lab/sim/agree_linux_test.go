@@ -130,7 +130,6 @@ var scenes = []struct {
 	}},
 	{"an answer from elsewhere", func(l *lab.Lab) {
 		l.Node("one").Also = []netip.Prefix{netip.MustParsePrefix("10.244.1.99/24")}
-		l.Node("node").Routes = []lab.Route{route("10.244.1.99/32", "", "one")}
 		l.Clients[0].To = netip.MustParseAddrPort("10.244.1.99:53")
 	}, func(s *scene) {
 		s.serve("one", "0.0.0.0:53")
