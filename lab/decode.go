@@ -21,6 +21,9 @@ type decoder struct {
 	broken   map[string]bool
 	trackers []string                // see trackedNodes
 	gateways map[string][]netip.Addr // see routerAddresses
+	variants []string                // the names of all variants
+	variant  string                  // the one that is decoded, or ""
+	made     int                     // nodes that patterns and repetitions made
 }
 
 // key is a key of a map: how its value is read, or nil where the language has the key and ctlab does not
@@ -61,11 +64,15 @@ func readMap[T any](d *decoder, context string, fields []field, keys []key[T], i
 	}
 }
 
-// fail reports an error of a node.
+// fail reports an error of a node. What is wrong with all copies of a place is said of the first.
 func (d *decoder) fail(n *node, hint, format string, args ...any) {
-	if n.kind != wrong {
+	if n.kind != wrong && !(n.copy > 0 && d.reported(n)) {
 		d.report(n.line, n.col, width(n), hint, fmt.Sprintf(format, args...))
 	}
+}
+
+func (d *decoder) reported(n *node) bool {
+	return slices.ContainsFunc(d.errs, func(e *Error) bool { return e.Pos.Line == n.line && e.Pos.Col == n.col })
 }
 
 // failAt reports an error of a part of a scalar: where the file has the same text as the value, which
@@ -78,7 +85,7 @@ func (d *decoder) failAt(n *node, err *checks.LineError, context string) {
 		skip = 1
 	}
 	end := skip + err.Offset + err.Len
-	if n.style == block || len(text) < end || !strings.HasPrefix(text[skip:], n.text[:err.Offset+err.Len]) {
+	if n.style == block || n.written != "" || len(text) < end || !strings.HasPrefix(text[skip:], n.text[:err.Offset+err.Len]) {
 		d.fail(n, err.Hint, "%s%s", context, err.Msg)
 		return
 	}
@@ -217,7 +224,11 @@ func (d *decoder) oneOf(f field, words []string, later ...string) string {
 	case slices.Contains(later, text):
 		d.fail(f.value, "supported: "+some(words), "%s: %s is not supported yet", f.name(), checks.Quote(text))
 	default:
-		d.fail(f.value, checks.DidYouMean(text, words, otherBool(text)), "%s: %s is none of %s", f.name(), checks.Quote(text), some(words))
+		hint := ""
+		if slices.Contains(words, "true") {
+			hint = otherBool(text)
+		}
+		d.fail(f.value, checks.DidYouMean(text, words, hint), "%s: %s is none of %s", f.name(), checks.Quote(text), some(words))
 	}
 	return ""
 }

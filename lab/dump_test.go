@@ -13,15 +13,26 @@ func dump(l *Lab) string {
 	p("lab %s variant %q about %q says %q why %q refs %q skip %q", l.Name, l.Variant, l.About, l.Says, l.Why, l.Refs, l.SkipModel)
 	for _, n := range l.Nodes {
 		p("node %s %d:%d router %t address %s uplink %q port %q gateway %s anchor %t %v", n.Name, n.Pos.Line, n.Pos.Col, n.Router, n.Address, n.Uplink, n.Port, n.Gateway, n.Anchor, n.Sysctls)
+		if len(n.Also)+len(n.Local) > 0 {
+			p("  also %s local %s", n.Also, n.Local)
+		}
+		for _, r := range n.Routes {
+			p("  route %d:%d %s", r.Pos.Line, r.Pos.Col, r)
+		}
+		dumpRules(p, n.Rules)
 	}
 	for _, s := range l.Services {
-		p("service %s %d:%d on %v vip %s ports %v backends %v balance %s cleanup %s", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.VIP, s.Ports, s.Backends, s.Balance, s.Cleanup)
+		p("service %s %d:%d on %v vip %s ports %v backends %v balance %s cleanup %v", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.VIP, s.Ports, s.Backends, s.Balance, s.Cleanup)
+		p("  style %s empty %s masquerade %s external %s load-balancer %s", s.Style, s.Empty, s.Masquerade, s.ExternalIPs, s.LoadBalancerIPs)
 	}
 	for _, s := range l.Servers {
-		p("server %s %d:%d on %s port %d", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.Port)
+		p("server %s %d:%d on %s listen %s port %d stopped %t", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.Listen, s.Port, s.Stopped)
 	}
 	for _, c := range l.Clients {
 		p("client %s %d:%d on %s control %t server %s to %s asks %s from %d timeout %s connected %t", c.Name, c.Pos.Line, c.Pos.Col, c.On, c.Control, c.Server, c.To, c.Question, c.SourcePort, c.Timeout, c.Connected)
+		if c.RecvErr || c.Source.IsValid() {
+			p("  recverr %t source %s", c.RecvErr, c.Source)
+		}
 	}
 	for _, s := range l.Steps {
 		dumpStep(p, s)
@@ -32,28 +43,48 @@ func dump(l *Lab) string {
 	return b.String()
 }
 
+func dumpRules(p func(string, ...any), rules []Rules) {
+	for _, r := range rules {
+		p("  rules %d:%d %s %q", r.Pos.Line, r.Pos.Col, r.Name, r.Text)
+	}
+}
+
 func dumpStep(p func(string, ...any), s *Step) {
 	at := time.Duration(-1)
 	if s.At != nil {
 		at = *s.At
 	}
-	p("step %d %s %q %d:%d at %s after %s every %s", s.Index, s.Kind, s.Name, s.Pos.Line, s.Pos.Col, at, s.After, s.Every)
+	p("step %d %s %q %d:%d at %s after %s behind %s every %s", s.Index, s.Kind, s.Name, s.Pos.Line, s.Pos.Col, at, s.After, s.Behind, s.Every)
+	if s.Within+s.Always+s.Deadline > 0 {
+		p("  within %s always %s deadline %s", s.Within, s.Always, s.Deadline)
+	}
 	switch s.Kind {
-	case Query:
-		p("  clients %v count %d", s.Clients, s.Count)
+	case Query, Start, Stop:
+		p("  clients %v count %d servers %v death %q reuse %q since %q", s.Clients, s.Count, s.Servers, s.Death, s.Reuse, s.Since)
 	case Restart:
-		p("  server %s on %s death %s", s.Server, s.On, s.Death)
+		p("  server %s on %s death %s reuse %q no follow %t", s.Server, s.On, s.Death, s.Reuse, s.NoFollow)
+	case SetBackends:
+		p("  service %s set %v %t add %v remove %v", s.Service, s.Set, s.HasSet, s.Add, s.Remove)
 	case Wait:
 		p("  wait %s", s.Wait)
 	case SetSysctl:
 		p("  nodes %v set %v", s.Nodes, s.Sysctls)
+	case SetRules:
+		p("  nodes %v change %q replace %t", s.Nodes, s.Change, s.HasReplace)
+		dumpRules(p, s.Replace)
+	case SetLink, SetAddress:
+		p("  nodes %v dev %s state %q add %s del %s", s.Nodes, s.Dev, s.LinkState, s.AddAddress, s.DelAddress)
+	case SetRoute:
+		p("  nodes %v %s %v", s.Nodes, s.RouteOp, s.Routes)
+	case Exec:
+		p("  nodes %v run %q", s.Nodes, s.Argv)
 	case Table:
 		p("  nodes %v flush %t", s.Nodes, s.Flush)
 		if s.Delete != nil {
 			p("  delete %q", s.Delete.Text)
 		}
 	case Check:
-		p("  nodes %v", s.Nodes)
+		p("  nodes %v since %q", s.Nodes, s.Since)
 	}
 	if s.Want != nil {
 		dumpWant(p, s.Want)
@@ -69,9 +100,15 @@ func dumpWant(p func(string, ...any), w *Want) {
 	dumpTraffic(p, "   ", w.Traffic)
 	for _, e := range w.Entries {
 		p("    entry %d:%d %s x %q", e.Pos.Line, e.Pos.Col, e.Want.Times, e.Want.Text)
+		if e.Times != nil {
+			p("      times %s", number(*e.Times))
+		}
 	}
 	for _, e := range w.Table {
 		p("    table %d:%d %s x %q", e.Pos.Line, e.Pos.Col, e.Want.Times, e.Want.Text)
+		if e.Times != nil {
+			p("      times %s", number(*e.Times))
+		}
 	}
 	if w.HasTable {
 		p("    table of %d", len(w.Table))
@@ -94,6 +131,18 @@ func dumpWant(p func(string, ...any), w *Want) {
 	if w.Deleted != nil {
 		p("    deleted %s", number(*w.Deleted))
 	}
+	if w.Exit != nil {
+		p("    exit %s", number(*w.Exit))
+	}
+	for i, o := range []*OutputWant{w.Stdout, w.Stderr} {
+		name := []string{"stdout", "stderr"}[i]
+		if o != nil {
+			p("    %s %d:%d has %q", name, o.Pos.Line, o.Pos.Col, o.Has)
+		}
+		if o != nil && o.Lines != nil {
+			p("      lines %s", number(*o.Lines))
+		}
+	}
 }
 
 func dumpTraffic(p func(string, ...any), indent string, t *TrafficWant) {
@@ -106,5 +155,19 @@ func dumpTraffic(p func(string, ...any), indent string, t *TrafficWant) {
 	for _, b := range t.By {
 		p("%s by %s %d:%d %s", indent, b.Node, b.Pos.Line, b.Pos.Col, number(b.N))
 	}
+	for _, c := range t.Clients {
+		p("%s clients %d:%d %s %v same-as %q", indent, c.Pos.Line, c.Pos.Col, c.What, c.Names, c.SameAs)
+	}
+	for _, w := range t.Latency {
+		p("%s %s", indent, timeWant(w))
+	}
+	if t.Outage != nil {
+		p("%s %s", indent, timeWant(*t.Outage))
+	}
 	dumpTraffic(p, indent+" control", t.Control)
+	dumpTraffic(p, indent+" each", t.Each)
+}
+
+func timeWant(w TimeWant) string {
+	return fmt.Sprintf("%s %d:%d %s..%s text %q", w.What, w.Pos.Line, w.Pos.Col, w.Min, w.Max, w.Text)
 }

@@ -22,6 +22,20 @@ func TestGood(t *testing.T) {
 		{"first-lab", ""},
 		{"defaults", ""},
 		{"defaults", "none-left"},
+		{"deaths", ""},
+		{"deaths", "reuse"},
+		{"deaths", "recverr"},
+		{"order", ""},
+		{"order", "rules-first"},
+		{"gap", ""},
+		{"gap", "drop"},
+		{"gap", "local-vip"},
+		{"partial", ""},
+		{"frontends", ""},
+		{"frontends", "quick"},
+		{"network", ""},
+		{"network", "half"},
+		{"network", "bare"},
 	} {
 		t.Run(c.file+" "+c.variant, func(t *testing.T) {
 			l, err := ReadFile(filepath.Join("testdata/good", c.file+".yaml"), c.variant)

@@ -2,12 +2,8 @@ package lab
 
 import (
 	"fmt"
-	"slices"
-	"sort"
 	"strings"
-
-	"ctlab/checks"
-	"ctlab/checks/conntrack"
+	"time"
 )
 
 // WantResult is one thing that a lab demanded, and what there was.
@@ -25,19 +21,25 @@ type Near struct {
 	Differs []string
 }
 
-// judge holds a step's outcome against its wants.
+// judge holds a step's outcome against its wants. A step that was not played is not judged.
 func judge(r *Result, s *Step, out *Outcome) []WantResult {
-	if s.Want == nil {
+	if s.Want == nil || out.NotPlayed != "" {
 		return nil
 	}
-	j := &judgement{run: r, step: s, out: out}
-	j.traffic(s.Want.Traffic, j.attempts(false), "")
+	j := newJudgement(r, s, out)
+	j.traffic(s.Want.Traffic, r.Judged(s, out), "")
 	if d := s.Want.Deleted; d != nil {
 		j.number(d.Pos, "deleted", *d, int64(len(out.Deleted)), -1)
 	}
-	for i := range out.Snapshots {
-		j.snapshot(s.Want, &out.Snapshots[i])
-	}
+	j.program(s.Want, out.Program)
+	j.tables()
+	return j.results
+}
+
+// judgeTables is the part of judge that is about tables.
+func judgeTables(r *Result, s *Step, out *Outcome) []WantResult {
+	j := newJudgement(r, s, out)
+	j.tables()
 	return j.results
 }
 
@@ -48,95 +50,48 @@ type judgement struct {
 	results []WantResult
 }
 
-func (j *judgement) attempts(control bool) []Attempt {
-	return attemptsOf(j.out, control)
+func newJudgement(r *Result, s *Step, out *Outcome) *judgement {
+	return &judgement{run: r, step: s, out: out}
 }
 
-func attemptsOf(out *Outcome, control bool) []Attempt {
+func (j *judgement) add(res WantResult) { j.results = append(j.results, res) }
+
+// Judged are the requests that the step's wants are about, those of control clients among them: all of the
+// step's, or only those that were sent behind the step that since names.
+func (r *Result) Judged(s *Step, out *Outcome) []Attempt {
+	if s.Kind != Stop || s.Since == "" {
+		return out.Attempts
+	}
+	before := r.named(s.Since)
+	if before == nil {
+		return out.Attempts
+	}
 	var as []Attempt
 	for _, a := range out.Attempts {
-		if a.Control == control {
+		if a.At >= before.Outcome.Ended {
 			as = append(as, a)
 		}
 	}
 	return as
 }
 
-// count is how many attempts are of a class, or "sent" or "lost".
-func count(as []Attempt, what string) int64 {
-	n := int64(0)
-	for _, a := range as {
-		if what == "sent" || what == "lost" && a.Class != Answered || string(a.Class) == what {
-			n++
+// named is the step of a name among those that were played, or nil.
+func (r *Result) named(name string) *StepResult {
+	for i := range r.Steps {
+		if s := &r.Steps[i]; s.Step.Name != "" && s.Step.Name == name {
+			return s
 		}
 	}
-	return n
+	return nil
 }
 
-// summary lists the classes that occurred, for "got".
-func summary(as []Attempt) string {
-	var parts []string
-	for _, c := range Classes() {
-		if n := count(as, string(c)); n > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", c, n))
-		}
-	}
-	if len(parts) == 0 {
-		return "nothing was sent"
-	}
-	return strings.Join(parts, ", ")
-}
-
-func (j *judgement) traffic(w *TrafficWant, as []Attempt, prefix string) {
-	if w == nil {
-		return
-	}
-	for _, c := range w.Counts {
-		n := count(as, c.What)
-		j.number(c.Pos, prefix+c.What, c.N, n, int64(len(as)))
-		if last := &j.results[len(j.results)-1]; !last.OK {
-			last.Got = fmt.Sprintf("%d of %d: %s", n, len(as), summary(as))
-		}
-	}
-	for _, b := range w.By {
-		j.by(b, as, prefix)
-	}
-	j.traffic(w.Control, j.attempts(true), prefix+"control ")
-}
-
-// by holds who answered against who should have. Without a number it means every answer, and that there
-// was one.
-func (j *judgement) by(b ByWant, as []Attempt, prefix string) {
-	answered, byNode := int64(0), map[string]int64{}
-	for _, a := range as {
-		if a.Class == Answered {
-			answered++
-			byNode[a.By]++
-		}
-	}
-	if !b.N.All {
-		j.number(b.Pos, prefix+"by "+b.Node, b.N, byNode[b.Node], answered)
-		return
-	}
-	res := WantResult{Pos: b.Pos, Want: prefix + "by: " + b.Node, Got: nodeCounts(byNode)}
-	res.OK = answered > 0 && byNode[b.Node] == answered
-	j.results = append(j.results, res)
-}
-
-func nodeCounts(byNode map[string]int64) string {
-	if len(byNode) == 0 {
-		return "nobody"
-	}
-	var parts []string
-	for n, c := range byNode {
-		parts = append(parts, fmt.Sprintf("%s %d", n, c))
-	}
-	sort.Strings(parts)
-	return strings.Join(parts, ", ")
-}
-
-// number holds a count against a wanted number; of is what "all" means.
+// number judges a count; of is what "all" means.
 func (j *judgement) number(pos Pos, what string, want Number, got, of int64) {
+	j.add(j.held(pos, what, want, got, of))
+}
+
+// held is a count held against a wanted number.
+func (j *judgement) held(pos Pos, what string, want Number, got, of int64) WantResult {
 	res := WantResult{Pos: pos, Want: what + ": " + want.Text, Got: fmt.Sprint(got)}
 	switch {
 	case want.SameAs != "":
@@ -152,155 +107,98 @@ func (j *judgement) number(pos Pos, what string, want Number, got, of int64) {
 	default:
 		res.OK = want.Range.Contains(got)
 	}
-	j.results = append(j.results, res)
+	return res
 }
 
-// lookup finds [STEP.][control.]FIELD of an outcome.
+// resultsOf are the results of the step that a path [STEP.]REST leads to, and REST.
+func (j *judgement) resultsOf(path string) (as []Attempt, out *Outcome, rest string) {
+	first, behind, dotted := strings.Cut(path, ".")
+	if s := j.run.named(first); dotted && s != nil {
+		return j.run.Judged(s.Step, &s.Outcome), &s.Outcome, behind
+	}
+	return j.run.Judged(j.step, j.out), j.out, path
+}
+
+// lookup finds [STEP.]deleted, [STEP.][control.]CLASS and [STEP.][control.]by.NODE.
 func (j *judgement) lookup(path string) (int64, error) {
-	out, parts := j.out, strings.Split(path, ".")
-	for i := range j.run.Steps {
-		if s := &j.run.Steps[i]; s.Step.Name != "" && s.Step.Name == parts[0] && len(parts) > 1 {
-			out, parts = &s.Outcome, parts[1:]
-			break
-		}
+	as, out, rest := j.resultsOf(path)
+	if out.NotPlayed != "" {
+		return 0, fmt.Errorf("same-as: %q was not played: %s", path, out.NotPlayed)
 	}
-	control := parts[0] == "control"
-	if control {
-		parts = parts[1:]
-	}
-	if len(parts) != 1 {
-		return 0, fmt.Errorf("same-as: no field %q", path)
-	}
-	if parts[0] == "deleted" {
+	if rest == "deleted" {
 		return int64(len(out.Deleted)), nil
 	}
-	return count(attemptsOf(out, control), parts[0]), nil
+	what, control := strings.CutPrefix(rest, "control.")
+	as = attemptsOf(as, control)
+	if node, by := strings.CutPrefix(what, "by."); by {
+		_, byNode := answers(as)
+		return byNode[node], nil
+	}
+	if what == "" || strings.Contains(what, ".") {
+		return 0, fmt.Errorf("same-as: no field %q", path)
+	}
+	return count(as, what), nil
 }
 
-func (j *judgement) snapshot(w *Want, s *Snapshot) {
-	for i := range w.Entries {
-		j.entry(&w.Entries[i], s)
+// program holds what a program left behind against what was wanted of it.
+func (j *judgement) program(w *Want, p *Program) {
+	if w.Exit == nil && w.Stdout == nil && w.Stderr == nil {
+		return
 	}
-	if w.HasTable {
-		j.table(w, s)
+	if p == nil {
+		j.add(WantResult{Pos: w.Pos, Want: "a program", Got: "none ran"})
+		return
 	}
-	for _, h := range w.RuleHits {
-		j.number(h.Pos, "rule-hits "+h.Rule, h.N, int64(s.Hits[h.Rule]), -1)
+	if w.Exit != nil {
+		j.number(w.Exit.Pos, "exit", *w.Exit, int64(p.Exit), -1)
+		if last := &j.results[len(j.results)-1]; !last.OK && p.Stderr != "" {
+			last.Got += ": " + firstLine(p.Stderr)
+		}
 	}
-	if w.Still {
-		res := WantResult{Pos: w.StillPos, Want: "counters: unchanged", OK: len(moved(s.Stats)) == 0, Got: "no counter moved"}
+	j.output("stdout", w.Stdout, p.Stdout)
+	j.output("stderr", w.Stderr, p.Stderr)
+}
+
+func (j *judgement) output(name string, w *OutputWant, got string) {
+	if w == nil {
+		return
+	}
+	for _, has := range w.Has {
+		res := WantResult{Pos: w.Pos, Want: fmt.Sprintf("%s has %q", name, has), OK: strings.Contains(got, has), Got: "it has"}
 		if !res.OK {
-			res.Got = strings.Join(moved(s.Stats), ", ")
+			res.Got = fmt.Sprintf("%d lines: %s", lineCount(got), firstLine(got))
 		}
-		j.results = append(j.results, res)
+		j.add(res)
 	}
-	for _, c := range w.Counters {
-		j.number(c.Pos, "counters "+c.Name, c.N, int64(s.Stats[c.Name]), -1)
-	}
-	if w.Stale != nil {
-		n := int64(0)
-		for _, e := range s.Entries {
-			if e.Stale {
-				n++
-			}
-		}
-		j.number(w.Stale.Pos, "stale", *w.Stale, n, int64(len(s.Entries)))
-	}
-	j.events(w, s)
-}
-
-// moved lists counters that are not zero.
-func moved(stats map[string]uint32) []string {
-	var out []string
-	for name, n := range stats {
-		if n != 0 {
-			out = append(out, fmt.Sprintf("%s +%d", name, n))
-		}
-	}
-	sort.Strings(out)
-	return out
-}
-
-func (j *judgement) entry(w *PlacedEntry, s *Snapshot) {
-	n := int64(0)
-	for i := range s.Entries {
-		if e := &s.Entries[i]; w.Want.Matches(&e.Entry, e.Stale, e.Age) {
-			n++
-		}
-	}
-	res := WantResult{Pos: w.Pos, Want: w.Want.Text, Got: plural(n, "such entry", "such entries"), OK: w.Want.Times.Contains(n)}
-	if !res.OK && n == 0 {
-		res.Near = nearest(&w.Want, s.Entries)
-	}
-	j.results = append(j.results, res)
-}
-
-func plural(n int64, one, many string) string {
-	switch n {
-	case 0:
-		return "no " + one
-	case 1:
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
-}
-
-func nearest(w *checks.EntryWant, entries []Seen) (best *Near) {
-	for i := range entries {
-		e := entries[i]
-		differs := w.Mismatch(&e.Entry, e.Stale, e.Age)
-		if best == nil || len(differs) < len(best.Differs) {
-			best = &Near{e, differs}
-		}
-	}
-	return best
-}
-
-// table demands that each line is met and that every entry is meant by some line.
-func (j *judgement) table(w *Want, s *Snapshot) {
-	for i := range w.Table {
-		j.entry(&w.Table[i], s)
-	}
-	pos := w.Pos
-	if len(w.Table) > 0 {
-		pos = w.Table[0].Pos
-	}
-	var extra []string
-	for i := range s.Entries {
-		e := &s.Entries[i]
-		meant := slices.ContainsFunc(w.Table, func(p PlacedEntry) bool { return p.Want.Matches(&e.Entry, e.Stale, e.Age) })
-		if !meant {
-			extra = append(extra, e.Entry.Tuples())
-		}
-	}
-	res := WantResult{Pos: pos, Want: "table: nothing else", OK: len(extra) == 0, Got: "nothing else"}
-	if !res.OK {
-		res.Got = strings.Join(extra, "; ")
-	}
-	j.results = append(j.results, res)
-}
-
-// events demands the wanted events in their order, with others between; "no" events must not occur at all.
-func (j *judgement) events(w *Want, s *Snapshot) {
-	next := 0
-	for i := range w.Events {
-		want := &w.Events[i]
-		at := slices.IndexFunc(s.Events[min(next, len(s.Events)):], func(ev conntrack.Event) bool { return want.matches(&ev) })
-		if want.No {
-			at = slices.IndexFunc(s.Events, func(ev conntrack.Event) bool { return want.matches(&ev) })
-		}
-		res := WantResult{Pos: want.Pos, Want: want.Want.Text, OK: at >= 0 != want.No, Got: "no such event"}
-		switch {
-		case at >= 0 && want.No:
-			res.Got = s.Events[at].String()
-		case at >= 0:
-			res.Got = "seen"
-			next += at + 1
-		}
-		j.results = append(j.results, res)
+	if w.Lines != nil {
+		j.number(w.Lines.Pos, name+" lines", *w.Lines, lineCount(got), -1)
 	}
 }
 
-func (p *PlacedEvent) matches(ev *conntrack.Event) bool {
-	return ev.Kind == p.Kind && p.Want.Matches(&ev.Entry, false, -1)
+// lineCount counts a last line without its end too.
+func lineCount(text string) int64 {
+	n := int64(strings.Count(text, "\n"))
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		n++
+	}
+	return n
+}
+
+// firstLine of an output, for people, at most 80 characters of it.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if line == "" {
+		return "nothing"
+	}
+	short, rest := splitRunes(line, 80)
+	if rest != "" {
+		short += "..."
+	}
+	return escape(short)
+}
+
+// timed holds a time against a wanted range.
+func (j *judgement) timed(w TimeWant, what string, got time.Duration, note string) {
+	ok := got >= w.Min && (w.Max < 0 || got <= w.Max)
+	j.add(WantResult{Pos: w.Pos, Want: what + ": " + w.Text, Got: got.String() + note, OK: ok})
 }

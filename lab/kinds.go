@@ -7,102 +7,6 @@ import (
 	"ctlab/checks"
 )
 
-// script is what is known while the steps are read in their order.
-type script struct {
-	named map[string]*stepDraft // the steps so far
-	names map[string]int        // the line of every step's name
-	clock clock
-	where map[string]string // on which node a server is after the steps so far
-	there map[string]string // the server that is on a node
-	gone  map[string]int    // nodes that have lost their address, and the line of the step
-}
-
-func newScript(d *decoder, items []*node) *script {
-	run := &script{named: map[string]*stepDraft{}, names: stepNames(items), gone: map[string]int{},
-		where: map[string]string{}, there: map[string]string{}}
-	for _, s := range d.lab.Servers {
-		run.where[s.Name], run.there[s.On] = s.On, s.Name
-	}
-	return run
-}
-
-func (r *script) move(server, from, to string) {
-	delete(r.there, from)
-	r.where[server], r.there[to] = to, server
-}
-
-func queryKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{
-		{"count", func(d *decoder, s *stepDraft, f field) {
-			if n, ok := d.number(f, 1, maxCount); ok {
-				s.Count = int(n)
-			}
-		}},
-	}, later[*stepDraft]("together", "sockets")...)
-}
-
-func readQuery(d *decoder, s *stepDraft, f field) {
-	s.Clients = d.distinct(f, func(d *decoder, f field) (string, bool) { return d.refer(f, "client") })
-}
-
-func restartKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{
-		{"on", func(d *decoder, s *stepDraft, f field) { s.On, _ = d.host(f) }},
-		{"death", func(d *decoder, s *stepDraft, f field) {
-			s.Death = Death(d.oneOf(f, []string{string(DeathProcess), string(DeathAddress)}, "route", "drop", "reuse"))
-		}},
-	}, later[*stepDraft]("follow")...)
-}
-
-func readRestart(d *decoder, s *stepDraft, f field) {
-	s.Server, _ = d.refer(f, "server")
-}
-
-// play follows servers from node to node, and fills in what a restart leaves out.
-func (d *decoder) play(s *stepDraft, run *script) {
-	server := d.names.servers[s.Server]
-	if s.Kind != Restart || server == nil {
-		return
-	}
-	from := run.where[s.Server]
-	if _, given := s.own["on"]; !given {
-		s.On = from
-	}
-	if _, given := s.own["death"]; !given {
-		s.Death = DeathAddress
-		if s.On == from {
-			s.Death = DeathProcess
-		}
-	}
-	if s.On == "" || from == "" {
-		return // reported
-	}
-	d.canRun(s, run, from)
-	if s.Death == DeathAddress {
-		run.gone[from] = s.Pos.Line
-	}
-	run.move(s.Server, from, s.On)
-}
-
-// canRun reports a server that could not come back where it is to.
-func (d *decoder) canRun(s *stepDraft, run *script, from string) {
-	at := s.own["on"].value
-	if at == nil {
-		at = s.own[string(Restart)].value
-	}
-	if line, gone := run.gone[s.On]; gone {
-		d.fail(at, "on: another node", "restart: %s has lost its address (line %d)", s.On, line)
-		return
-	}
-	if s.On == from && s.Death == DeathAddress {
-		d.fail(s.own["death"].value, "on: another node", "death: %s loses its address, so nothing can come back on it", from)
-		return
-	}
-	if other := run.there[s.On]; other != "" && other != s.Server {
-		d.fail(at, "on: another node", "restart: %s answers on port %d of %s already", other, dnsPort, s.On)
-	}
-}
-
 func readWait(d *decoder, s *stepDraft, f field) {
 	if v := f.value; v.kind == scalar && strings.Contains(v.text, " > ") {
 		d.fail(v, "a time, such as 500ms", "wait: waiting for a packet is not supported yet")
@@ -122,7 +26,7 @@ func sysctlKeys() []key[*stepDraft] {
 }
 
 func readSetSysctl(d *decoder, s *stepDraft, f field) {
-	s.Nodes = d.distinct(f, func(d *decoder, f field) (string, bool) { return d.refer(f, "node") })
+	s.Nodes = d.distinct(f, "node")
 	d.stepNeeds(s, "set", "set: {net.netfilter.nf_conntrack_udp_timeout: 5}")
 }
 
@@ -179,9 +83,37 @@ func readCheck(d *decoder, s *stepDraft, f field) {
 	s.Nodes = d.tracked(f)
 }
 
+func checkKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{{"since", readSince}}
+}
+
+// readSince reads the name of a step before, behind which counting begins. That it exists is checked when
+// the steps before are known.
+func readSince(d *decoder, s *stepDraft, f field) {
+	if d.isScalar(f, "the name of a step before") {
+		s.Since = f.value.text
+	}
+}
+
+// since checks the step that since names.
+func (d *decoder) since(s *stepDraft, run *script) {
+	f, given := s.own["since"]
+	if !given || s.Since == "" || run.named[s.Since] != nil {
+		return
+	}
+	line, later := run.names[s.Since]
+	switch {
+	case later && line < s.node.line: // that step itself is wrong, which was said
+	case later:
+		d.fail(f.value, "only steps before have been", "since: step %q is not before this one (line %d)", s.Since, line)
+	default:
+		d.fail(f.value, d.stepHint(s.Since), "since: no step is named %s", checks.Quote(s.Since))
+	}
+}
+
 // tracked is one node or several, all of which track connections.
 func (d *decoder) tracked(f field) []string {
-	return d.distinct(f, func(d *decoder, f field) (string, bool) {
+	return d.distinctOf(f, d.many(f, "node"), func(d *decoder, f field) (string, bool) {
 		name, ok := d.refer(f, "node")
 		if ok && !d.tracks(name) {
 			d.fail(f.value, "there are: "+some(d.trackedNodes()), "%s: %q tracks nothing: it is a host without rules", f.name(), name)

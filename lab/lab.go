@@ -374,10 +374,12 @@ type OutputWant struct {
 	Lines *Number
 }
 
-// PlacedEntry is a wanted entry and its place in the file.
+// PlacedEntry is a wanted entry and its place in the file. With Times it says how many, in place of the
+// line's own number.
 type PlacedEntry struct {
-	Pos  Pos
-	Want checks.EntryWant
+	Pos   Pos
+	Want  checks.EntryWant
+	Times *Number
 }
 
 // PlacedEvent is a wanted event and its place in the file.

@@ -55,12 +55,14 @@ func Load(file string, src []byte, variant string) (*Lab, error) {
 	if variant != "" && wanted < 0 {
 		return nil, noVariant(file, variant, variants)
 	}
-	base, problems := decode(s, root)
+	all := variantNames(variants)
+	d := decode(s, root, all, "")
+	base, problems := d.lab, d.errs
 	if variant == "" {
 		s.errs = append(s.errs, problems...)
-		validateVariants(s, root, variants, problems)
+		validateVariants(s, root, variants, d)
 	} else {
-		base = decodeVariant(s, root, variants[wanted], problems)
+		base = decodeVariant(s, root, variants[wanted], all, problems)
 	}
 	if len(s.errs) > 0 {
 		return nil, s.finish()
@@ -72,16 +74,17 @@ func Load(file string, src []byte, variant string) (*Lab, error) {
 	return base, nil
 }
 
-// decode turns a tree into a lab, or into what is wrong with it.
-func decode(s *source, root *node) (*Lab, Errors) {
+// decode turns a tree into a lab, or into what is wrong with it. A variant is one of all; its edits are
+// in the tree already.
+func decode(s *source, root *node, all []string, variant string) *decoder {
 	d := &decoder{
 		source: &source{file: s.file, lines: s.lines}, lab: &Lab{File: s.file}, names: newNames(),
-		sections: map[string]*node{}, broken: map[string]bool{},
+		sections: map[string]*node{}, broken: map[string]bool{}, variants: all, variant: variant,
 	}
 	if d.isMap("the file", root, "a map that begins with lab: NAME") {
-		d.top(root)
+		d.top(d.expand(root))
 	}
-	return d.lab, d.errs
+	return d
 }
 
 // topKeys are the keys of a file. Sections are only kept here: they refer to each other, so they are

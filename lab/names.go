@@ -19,7 +19,9 @@ type names struct {
 	services         map[string]*Service
 	servers          map[string]*Server
 	clients          map[string]*Client
-	hosts            map[netip.Addr]*Node // who has an address
+	hosts            map[netip.Addr]*Node // who has an address on eth0
+	local            map[netip.Addr]*Node // who has one on lo
+	rules            map[string]bool      // the names of rules texts
 }
 
 // declared is what a name is the name of ("node", "service", "server", "client").
@@ -32,7 +34,7 @@ func newNames() names {
 	return names{
 		places: map[string]declared{}, programs: map[string]declared{}, order: map[string][]string{},
 		nodes: map[string]*Node{}, services: map[string]*Service{}, servers: map[string]*Server{}, clients: map[string]*Client{},
-		hosts: map[netip.Addr]*Node{},
+		hosts: map[netip.Addr]*Node{}, local: map[netip.Addr]*Node{}, rules: map[string]bool{},
 	}
 }
 
@@ -60,7 +62,7 @@ const maxName = 63
 func (d *decoder) isName(n *node, context string) bool {
 	switch text := n.text; {
 	case patternForm.MatchString(text):
-		d.fail(n, "write the names one by one", "%s: patterns such as %s are not supported yet", context, checks.Quote(text))
+		d.fail(n, "such as app-{1..40}", "%s: %s is no pattern", context, checks.Quote(text))
 	case !nameForm.MatchString(text):
 		d.fail(n, nameHint(text), "%s: %s is no name", context, checks.Quote(text))
 	case len(text) > maxName:
@@ -102,7 +104,7 @@ func (d *decoder) declareAll(set map[string]declared, section, kind string, most
 }
 
 func sharedHint(kind string) string {
-	if kind == "service" {
+	if kind == "service" || kind == "node" {
 		return "nodes and services share one set of names: both stand for addresses"
 	}
 	return "servers and clients share one set of names"
@@ -137,9 +139,6 @@ func (d *decoder) refer(f field, kind string) (string, bool) {
 // nameList is a hint at the names that there are.
 func (d *decoder) nameList(name, kind string) string {
 	there := d.names.order[kind]
-	if patternForm.MatchString(name) || strings.Contains(name, "*") {
-		return "patterns are not supported yet; " + kind + "s: " + some(there)
-	}
 	if len(there) == 0 {
 		return "there are no " + kind + "s"
 	}
@@ -175,14 +174,19 @@ func (d *decoder) host(f field) (string, bool) {
 
 // hosts is one host or a list of them, none of them twice.
 func (d *decoder) hosts(f field) []string {
-	return d.distinct(f, (*decoder).host)
+	return d.distinctOf(f, d.many(f, "node"), (*decoder).host)
 }
 
-// distinct reads one name or a list of names, none of them twice.
-func (d *decoder) distinct(f field, read func(*decoder, field) (string, bool)) []string {
+// distinct is one name of a kind or a list of them, none of them twice.
+func (d *decoder) distinct(f field, kind string) []string {
+	return d.distinctOf(f, d.many(f, kind), func(d *decoder, f field) (string, bool) { return d.refer(f, kind) })
+}
+
+// distinctOf reads names, none of which may stand twice.
+func (d *decoder) distinctOf(f field, items []field, read func(*decoder, field) (string, bool)) []string {
 	var out []string
 	seen := map[string]bool{}
-	for _, item := range d.list(f) {
+	for _, item := range items {
 		name, ok := read(d, item)
 		if ok && seen[name] {
 			d.fail(item.value, "", "%s: %q stands twice", f.name(), name)
@@ -192,6 +196,53 @@ func (d *decoder) distinct(f field, read func(*decoder, field) (string, bool)) [
 			seen[name] = true
 			out = append(out, name)
 		}
+	}
+	return out
+}
+
+// many is the items of a list of names, with patterns and globs written out.
+func (d *decoder) many(f field, kinds ...string) []field {
+	var out []field
+	for _, item := range d.list(f) {
+		text := item.value.text
+		p, found, err := parsePattern(text)
+		switch {
+		case item.value.kind != scalar:
+			out = append(out, item)
+		case isGlob(text):
+			out = append(out, d.glob(item, kinds)...)
+		case err != nil:
+			d.fail(item.value, err.Hint, "%s: %s", f.name(), err.Msg)
+		case !found:
+			out = append(out, item)
+		case d.mayMake(item.value, p.count()):
+			for i := range p.count() {
+				out = append(out, field{item.key, copyOf(item.value, p.name(i), i)})
+			}
+		}
+	}
+	return out
+}
+
+// glob is the names of some kinds that a glob stands for.
+func (d *decoder) glob(f field, kinds []string) []field {
+	var out []field
+	for _, kind := range kinds {
+		names := d.names.order[kind]
+		if d.broken[kind+"s"] || !d.mayMake(f.value, len(names)/10) {
+			return nil
+		}
+		for _, name := range names {
+			if globMatches(f.value.text, name) {
+				out = append(out, field{f.key, copyOf(f.value, name, len(out))})
+			}
+		}
+	}
+	if !d.mayMake(f.value, len(out)) {
+		return nil
+	}
+	if len(out) == 0 {
+		d.fail(f.value, d.nameList("", kinds[0]), "%s: no %s matches %s", f.name(), strings.Join(kinds, " or "), checks.Quote(f.value.text))
 	}
 	return out
 }

@@ -10,11 +10,16 @@ import (
 // nodeDraft is a node while it is read: what it refers to may stand further down.
 type nodeDraft struct {
 	*Node
-	name    *node
-	kind    string
-	anchor  string
-	uplink  field
-	address field
+	name     *node
+	kind     string
+	anchor   string
+	uplink   field
+	address  field
+	also     []field // of Also
+	local    []field // of Local
+	routes   field
+	rules    field
+	overlaps map[string]bool // nodes whose addresses it repeats on purpose
 }
 
 func nodeKeys() []key[*nodeDraft] {
@@ -22,9 +27,18 @@ func nodeKeys() []key[*nodeDraft] {
 		{"kind", func(d *decoder, n *nodeDraft, f field) { n.kind = d.oneOf(f, []string{"host", "router"}, "wire") }},
 		{"uplink", func(_ *decoder, n *nodeDraft, f field) { n.uplink = f }},
 		{"address", func(_ *decoder, n *nodeDraft, f field) { n.address = f }},
+		{"local", (*decoder).readLocal},
+		{"overlaps", func(d *decoder, n *nodeDraft, f field) {
+			n.overlaps = map[string]bool{}
+			for _, other := range d.distinct(f, "node") {
+				n.overlaps[other] = true
+			}
+		}},
+		{"routes", func(_ *decoder, n *nodeDraft, f field) { n.routes = f }},
+		{"rules", func(_ *decoder, n *nodeDraft, f field) { n.rules = f }},
 		{"sysctls", func(d *decoder, n *nodeDraft, f field) { n.Sysctls = d.sysctls(f) }},
 		{"anchor", func(d *decoder, n *nodeDraft, f field) { n.anchor = d.oneOf(f, []string{"true", "false"}) }},
-	}, later[*nodeDraft]("local", "bridges", "routes", "ip-rules", "rules", "rules6", "sets", "overlaps", "silent", "mtu")...)
+	}, later[*nodeDraft]("bridges", "ip-rules", "rules6", "sets", "silent", "mtu")...)
 }
 
 func (d *decoder) readNodes() {
@@ -52,6 +66,10 @@ func (d *decoder) readNodes() {
 	}
 	d.connect(drafts)
 	d.assignAddresses(drafts)
+	for _, n := range drafts {
+		d.nodeRoutes(n)
+		d.nodeRules(n)
+	}
 }
 
 // connect finds each host's router.

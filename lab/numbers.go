@@ -53,18 +53,23 @@ func (d *decoder) sameAs(w *wantDraft, f field, n Number) (Number, bool) {
 
 // resultPath checks STEP.RESULT, of a step before, or RESULT, of the same step.
 func (d *decoder) resultPath(w *wantDraft, f field) bool {
+	step, name, called, ok := d.resultStep(w, f)
+	return ok && d.result(step, f, called, name)
+}
+
+// resultStep finds the step of a path, and what the rest of the path is.
+func (d *decoder) resultStep(w *wantDraft, f field) (step *stepDraft, name, called string, ok bool) {
 	path := f.value.text
 	first, rest, dotted := strings.Cut(path, ".")
 	if slices.Contains(resultNames(), first) {
-		return d.result(w.step, f, "this step", path)
+		return w.step, path, "this step", true
 	}
-	step := w.run.named[first]
+	step = w.run.named[first]
 	switch line, named := w.run.names[first]; {
 	case step != nil && !dotted:
-		d.fail(f.value, first+"."+results(step)[0], "same-as: which result of step %q?", first)
-		return false
+		d.fail(f.value, first+"."+firstOr(results(step), "RESULT"), "same-as: which result of step %q?", first)
 	case step != nil:
-		return d.result(step, f, fmt.Sprintf("step %q", first), rest)
+		return step, rest, fmt.Sprintf("step %q", first), true
 	case named && first == w.step.Name:
 		d.fail(f.value, "its own results stand alone: "+rest, "same-as: %q is this step", first)
 	case named && line < w.step.node.line:
@@ -74,30 +79,37 @@ func (d *decoder) resultPath(w *wantDraft, f field) bool {
 	case !dotted:
 		d.fail(f.value, checks.DidYouMean(first, results(w.step), "STEP.RESULT"), "same-as: this step has no result %s", checks.Quote(first))
 	default:
-		d.noStep(w, f, first)
+		d.noStep(f, first)
 	}
-	return false
+	return nil, "", "", false
 }
 
-func (d *decoder) noStep(w *wantDraft, f field, name string) {
+func (d *decoder) noStep(f field, name string) {
+	d.fail(f.value, d.stepHint(name), "same-as: no step is named %s", checks.Quote(name))
+}
+
+// stepHint is a hint at the named steps so far.
+func (d *decoder) stepHint(name string) string {
 	var names []string
 	for _, s := range d.lab.Steps {
 		if s.Name != "" {
 			names = append(names, s.Name)
 		}
 	}
-	hint := "there are no named steps before"
-	if len(names) > 0 {
-		hint = checks.DidYouMean(name, names, "names: "+some(names))
+	if len(names) == 0 {
+		return "there are no named steps before"
 	}
-	d.fail(f.value, hint, "same-as: no step is named %s", checks.Quote(name))
+	return checks.DidYouMean(name, names, "names: "+some(names))
 }
 
 // result checks that a step has a result.
 func (d *decoder) result(s *stepDraft, f field, step, name string) bool {
-	if strings.HasPrefix(name, "control.") && !d.controlled(s.Clients) && s.Kind == Query {
+	if strings.HasPrefix(name, "control.") && !d.controlled(s.Clients) && s.sends() {
 		d.fail(f.value, "control: true in the client", "same-as: %s has no control", step)
 		return false
+	}
+	if node, of := strings.CutPrefix(strings.TrimPrefix(name, "control."), "by."); of && s.sends() {
+		return d.answerer(f, node)
 	}
 	there := results(s)
 	if slices.Contains(there, name) {
@@ -111,16 +123,25 @@ func (d *decoder) result(s *stepDraft, f field, step, name string) bool {
 	return false
 }
 
-// results are what a step can be asked for.
+// answerer checks the node of by.NODE in a path.
+func (d *decoder) answerer(f field, name string) bool {
+	if d.names.nodes[name] != nil || d.broken["nodes"] {
+		return true
+	}
+	d.fail(f.value, d.nameList(name, "node"), "same-as: no node %s", checks.Quote(name))
+	return false
+}
+
+// results are what a step can be asked for, besides by.NODE.
 func results(s *stepDraft) []string {
 	var names []string
-	if s.Kind == Query {
+	if s.sends() {
 		names = countNames()
 		for _, n := range countNames() {
 			names = append(names, "control."+n)
 		}
 	}
-	if s.Kind == Restart || s.Kind == Table {
+	if deletes(s.Kind) {
 		names = append(names, "deleted")
 	}
 	return names

@@ -1,19 +1,19 @@
 package lab
 
 import (
-	"strings"
+	"net/netip"
+	"slices"
 
-	"ctlab/checks"
-	"ctlab/checks/conntrack"
 	"ctlab/topology/service"
 )
 
 // serviceDraft is a service while it is read.
 type serviceDraft struct {
 	*Service
-	name *node
-	on   field
-	vip  field
+	name       *node
+	on         field
+	vip        field
+	emptyGiven bool
 }
 
 func serviceKeys() []key[*serviceDraft] {
@@ -22,16 +22,67 @@ func serviceKeys() []key[*serviceDraft] {
 		{"vip", func(_ *decoder, s *serviceDraft, f field) { s.vip = f }},
 		{"ports", func(d *decoder, s *serviceDraft, f field) { s.Ports = d.ports(f) }},
 		{"backends", func(d *decoder, s *serviceDraft, f field) { s.Backends = d.backends(f) }},
-		{"style", func(d *decoder, _ *serviceDraft, f field) {
-			d.oneOf(f, []string{"dnat"}, "kube-proxy", "nftables")
+		{"style", func(d *decoder, s *serviceDraft, f field) {
+			s.Style = service.Style(d.oneOf(f, []string{string(service.DNAT), string(service.KubeProxy)}, "nftables"))
 		}},
 		{"balance", func(d *decoder, s *serviceDraft, f field) { s.Balance = d.oneOf(f, []string{"random", "nth"}) }},
-		{"cleanup", func(d *decoder, s *serviceDraft, f field) {
-			modes := []string{string(service.None), string(service.ReconcileCurrent)}
-			s.Cleanup.Mode = service.Mode(d.oneOf(f, modes, "legacy", "reconcile-1.32"))
+		{"empty", func(d *decoder, s *serviceDraft, f field) {
+			s.Empty = service.Empty(d.oneOf(f, []string{string(service.Nothing), string(service.Reject), string(service.Drop)}))
+			s.emptyGiven = true
 		}},
-	}, later[*serviceDraft]("empty", "masquerade", "external-ips", "load-balancer-ips", "session-affinity",
-		"external-traffic-policy", "internal-traffic-policy")...)
+		{"masquerade", func(d *decoder, s *serviceDraft, f field) {
+			words := []string{string(service.MasqueradeAuto), string(service.MasqueradeAll), string(service.MasqueradeNone)}
+			s.Masquerade = service.Masquerade(d.oneOf(f, words))
+		}},
+		{"cleanup", readCleanup},
+		{"external-ips", func(d *decoder, s *serviceDraft, f field) { s.ExternalIPs = d.addrs(f) }},
+		{"load-balancer-ips", func(d *decoder, s *serviceDraft, f field) { s.LoadBalancerIPs = d.addrs(f) }},
+	}, later[*serviceDraft]("session-affinity", "external-traffic-policy", "internal-traffic-policy")...)
+}
+
+func cleanupModes() []string {
+	var words []string
+	for _, m := range service.Modes() {
+		words = append(words, string(m))
+	}
+	return words
+}
+
+// readCleanup reads a mode, or a map of mode, order and delay.
+func readCleanup(d *decoder, s *serviceDraft, f field) {
+	if f.value.kind != mapping {
+		s.Cleanup.Mode = service.Mode(d.oneOf(f, cleanupModes()))
+		return
+	}
+	readMap(d, "cleanup", f.value.fields, []key[*Cleanup]{
+		{"mode", func(d *decoder, c *Cleanup, f field) { c.Mode = service.Mode(d.oneOf(f, cleanupModes())) }},
+		{"order", func(d *decoder, c *Cleanup, f field) {
+			c.CleanupFirst = d.oneOf(f, []string{"rules-first", "cleanup-first"}) == "cleanup-first"
+		}},
+		{"delay", func(d *decoder, c *Cleanup, f field) { c.Delay = d.duration(f, true) }},
+	}, &s.Cleanup)
+	if f.value.find("mode") < 0 {
+		d.fail(f.value, "mode: "+string(service.ReconcileCurrent), "cleanup: \"mode\" is missing")
+	}
+}
+
+// addrs is one address or a list of them, none of them twice.
+func (d *decoder) addrs(f field) []netip.Addr {
+	if isNone(f.value) {
+		return nil
+	}
+	var out []netip.Addr
+	for _, item := range d.list(f) {
+		a, ok := d.addr(item, "such as 203.0.113.10")
+		if ok && slices.Contains(out, a) {
+			d.fail(item.value, "", "%s: %s stands twice", f.name(), a)
+			continue
+		}
+		if ok {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 func (d *decoder) readServices() {
@@ -53,15 +104,19 @@ func (d *decoder) readServices() {
 		if f.value.find("ports") < 0 {
 			d.fail(f.key, "ports: 53/udp", "%s: \"ports\" is missing", context)
 		}
+		if s.Style == service.KubeProxy && !s.emptyGiven {
+			s.Empty = service.Reject
+		}
 		d.serviceNodes(s)
 	}
 	d.assignVIPs(drafts)
+	d.frontends(drafts)
 }
 
 // serviceNodes finds the nodes that get the service's rules.
 func (d *decoder) serviceNodes(s *serviceDraft) {
 	if s.on.key != nil {
-		s.On = d.distinct(s.on, func(d *decoder, f field) (string, bool) { return d.refer(f, "node") })
+		s.On = d.distinct(s.on, "node")
 		return
 	}
 	for _, n := range d.lab.Nodes {
@@ -77,85 +132,14 @@ func (d *decoder) serviceNodes(s *serviceDraft) {
 	}
 }
 
-// backends is a list of hosts; none is a service without one.
+// backends is a list of hosts; none or an empty list is a service without one.
 func (d *decoder) backends(f field) []string {
 	switch {
-	case f.value.kind == scalar && f.value.text == "none":
+	case isNone(f.value), f.value.kind == sequence && len(f.value.items) == 0:
 		return nil
 	case f.value.kind == mapping:
-		d.fail(f.value, "a node or a list of nodes", "backends: a map is not supported here yet")
+		d.fail(f.value, "a node or a list of nodes", "%s: a map is not supported here yet", f.name())
 		return nil
 	}
 	return d.hosts(f)
-}
-
-// ports are PORT/PROTOCOL, one or a list.
-func (d *decoder) ports(f field) []Port {
-	var out []Port
-	seen := map[Port]bool{}
-	for _, item := range d.list(f) {
-		if item.value.kind == mapping {
-			d.fail(item.value, "53/udp", "ports: a map is not supported here yet")
-			continue
-		}
-		p, ok := d.port(item)
-		if ok && seen[p] {
-			d.fail(item.value, "", "ports: %s stands twice", item.value.text)
-			continue
-		}
-		if ok {
-			seen[p] = true
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// portProtocol is the number of a protocol that a service may have, or 0.
-func portProtocol(name string) uint8 {
-	switch name {
-	case "udp":
-		return conntrack.UDP
-	case "tcp":
-		return conntrack.TCP
-	}
-	return 0
-}
-
-func (d *decoder) port(f field) (Port, bool) {
-	if !d.isScalar(f, "a port such as 53/udp") {
-		return Port{}, false
-	}
-	text := f.value.text
-	number, name, both := strings.Cut(text, "/")
-	if !both {
-		d.fail(f.value, portHint(number), "ports: %s has no protocol", checks.Quote(text))
-		return Port{}, false
-	}
-	if portProtocol(number) != 0 {
-		d.fail(f.value, name+"/"+number+", as kubectl prints it", "ports: %s is the wrong way round", checks.Quote(text))
-		return Port{}, false
-	}
-	n, err := checks.ParseNumber(number)
-	proto := portProtocol(name)
-	switch {
-	case err != nil:
-		d.failAt(f.value, err, "ports")
-	case n < 1 || n > 65535:
-		d.fail(f.value, "", "ports: %d is not in 1..65535", n)
-	case name == "sctp":
-		d.fail(f.value, "supported: udp, tcp", "ports: \"sctp\" is not supported yet")
-	case proto == 0:
-		d.fail(f.value, "53/udp or 53/tcp", "ports: %s is no protocol of a service", checks.Quote(name))
-	default:
-		return Port{Number: uint16(n), Proto: proto, Target: uint16(n)}, true
-	}
-	return Port{}, false
-}
-
-func portHint(number string) string {
-	if n, err := checks.ParseNumber(number); err == nil && n > 0 {
-		return number + "/udp or " + number + "/tcp"
-	}
-	return "53/udp or 53/tcp"
 }

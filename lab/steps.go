@@ -37,12 +37,20 @@ type stepKind struct {
 func stepKinds() []stepKind {
 	return append([]stepKind{
 		{name: Query, does: "clients send requests and wait for what becomes of them", read: readQuery, keys: queryKeys(), traffic: true},
+		{name: Start, does: "clients ask in the background; servers start", read: readStart, keys: startKeys()},
+		{name: Stop, does: "clients stop asking, and are judged; servers end", read: readStop, keys: stopKeys(), traffic: true, deletes: true},
 		{name: Restart, does: "a server ends and comes back, perhaps on another node", read: readRestart, keys: restartKeys(), deletes: true},
-		{name: Wait, does: "time passes", read: readWait},
+		{name: SetBackends, does: "a service gets other backends", read: readSetBackends, keys: backendsKeys(), deletes: true},
+		{name: SetRules, does: "the lab's own rules change", read: readSetRules, keys: rulesKeys()},
 		{name: SetSysctl, does: "settings change", read: readSetSysctl, keys: sysctlKeys()},
+		{name: SetLink, does: "a link goes down or up, or away", read: readSetLink, keys: linkKeys()},
+		{name: SetAddress, does: "a node gets an address, or loses one", read: readSetAddress, keys: addressKeys()},
+		{name: SetRoute, does: "a node's routes change", read: readSetRoute, keys: routeKeys()},
 		{name: Table, does: "entries are deleted", read: readTable, keys: tableKeys(), deletes: true},
-		{name: Check, does: "a node's table, counters and events are read", read: readCheck, keys: later[*stepDraft]("since")},
-	}, laterKinds("send", "start", "stop", "backends", "rules", "link", "address", "route", "packet", "burst", "hold", "release", "exec")...)
+		{name: Wait, does: "time passes", read: readWait},
+		{name: Exec, does: "a program runs in a node", read: readExec, keys: execKeys()},
+		{name: Check, does: "a node's table, counters and events are read", read: readCheck, keys: checkKeys()},
+	}, laterKinds("send", "packet", "burst", "hold", "release")...)
 }
 
 func laterKinds(names ...string) []stepKind {
@@ -53,18 +61,36 @@ func laterKinds(names ...string) []stepKind {
 	return kinds
 }
 
-// commonKeys are the keys that every step may have.
+// commonKeys are the keys that every step may have. Some are read before: the name, because later steps
+// refer to it, and what decides which steps there are.
 func commonKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{
-		{"name", func(*decoder, *stepDraft, field) {}}, // read before, because later steps refer to it
+	return []key[*stepDraft]{
+		{"name", func(*decoder, *stepDraft, field) {}},
+		{"for", func(*decoder, *stepDraft, field) {}},
+		{"only-in", func(*decoder, *stepDraft, field) {}},
+		{"not-in", func(*decoder, *stepDraft, field) {}},
 		{"at", func(d *decoder, s *stepDraft, f field) {
 			at := d.duration(f, true)
 			s.At = &at
 		}},
 		{"after", func(d *decoder, s *stepDraft, f field) { s.After = d.duration(f, true) }},
-		{"every", func(d *decoder, s *stepDraft, f field) { s.Every = d.duration(f, false) }},
+		{"every", readEvery},
+		{"within", func(d *decoder, s *stepDraft, f field) { s.Within = d.duration(f, false) }},
+		{"always", func(d *decoder, s *stepDraft, f field) { s.Always = d.duration(f, false) }},
+		{"deadline", func(d *decoder, s *stepDraft, f field) { s.Deadline = d.duration(f, false) }},
 		{"want", func(_ *decoder, s *stepDraft, f field) { s.want = f }},
-	}, later[*stepDraft]("for", "within", "always", "deadline", "only-in", "not-in")...)
+	}
+}
+
+// readEvery reads the time from start to start: of a client's requests, or of a step's repetitions.
+func readEvery(d *decoder, s *stepDraft, f field) {
+	every := d.duration(f, false)
+	switch repeats := s.node.repeats; {
+	case repeats == 0 || s.Kind == Start:
+		s.Every = every
+	case repeats > 1:
+		s.Behind = every
+	}
 }
 
 func (d *decoder) readSteps() {
@@ -122,9 +148,6 @@ func (d *decoder) readStep(kinds []stepKind, index int, item *node, run *script)
 		return nil
 	}
 	s := &stepDraft{Step: &Step{Pos: d.pos(item), Index: index, Kind: kind.name}, node: item, own: map[string]field{}}
-	if kind.traffic {
-		s.Count = 1
-	}
 	for _, f := range item.fields {
 		s.own[f.name()] = f
 	}
@@ -133,9 +156,11 @@ func (d *decoder) readStep(kinds []stepKind, index int, item *node, run *script)
 	d.stepKeys(s, kinds, kind)
 	d.stepTimes(s, run)
 	d.play(s, run)
+	d.since(s, run)
 	if s.want.key != nil {
 		d.readWant(s, kind, run)
 	}
+	d.looks(s)
 	if s.Name != "" {
 		run.named[s.Name] = s
 	}
@@ -251,7 +276,7 @@ type clock struct {
 
 func (d *decoder) stepTimes(s *stepDraft, run *script) {
 	every, at, after := s.own["every"], s.own["at"], s.own["after"]
-	if _, counts := s.own["count"]; every.key != nil && s.Count <= 1 && (!counts || s.Kind != Query) {
+	if _, counts := s.own["count"]; every.key != nil && s.node.repeats == 0 && s.Kind != Start && s.Count <= 1 && (!counts || s.Kind != Query) {
 		d.fail(every.key, "every is from start to start of a count", "%s: every without a count above 1", s.Kind)
 	}
 	before := run.clock
@@ -267,14 +292,35 @@ func (d *decoder) stepTimes(s *stepDraft, run *script) {
 	case *s.At < before.ends:
 		d.fail(at.value, "steps run in order", "the step before ends at %s (line %d)", before.ends, before.line)
 	}
-	begins := before.ends + s.After
+	begins := max(before.ends+s.After, before.begins+s.Behind)
 	if s.At != nil {
 		begins = max(begins, *s.At)
 	}
-	took := s.Wait + time.Duration(max(0, s.Count-1))*s.Every
+	took := s.Wait
+	if s.Kind != Start { // which goes on in the background
+		took += time.Duration(max(0, s.Count-1)) * s.Every
+	}
 	if took < 0 || begins+took < 0 { // it ends beyond what a Duration holds, some 292 years
 		d.fail(s.node, "", "%s: it never ends", s.Kind)
 		took = 0
 	}
 	run.clock = clock{begins, begins + took, s.Pos.Line}
+}
+
+// looks checks within and always, which look at tables again and again.
+func (d *decoder) looks(s *stepDraft) {
+	within, always := s.own["within"], s.own["always"]
+	if within.key != nil && always.key != nil {
+		d.fail(always.key, "make two steps of it", "%s: both within and always", s.Kind)
+	}
+	for _, f := range []field{within, always} {
+		if f.key != nil && !asksTable(s.want.value) {
+			d.fail(f.key, "entries, table, events, counters, rule-hits or stale", "%s: %s without a want about a table", s.Kind, f.name())
+		}
+	}
+}
+
+// asksTable reports a want of which some part is about a table.
+func asksTable(want *node) bool {
+	return want != nil && slices.ContainsFunc(tableWants(), func(k key[*wantDraft]) bool { return want.find(k.name) >= 0 })
 }

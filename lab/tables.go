@@ -11,7 +11,7 @@ import (
 // tableWants are what can be demanded of a node's table, events and counters.
 func tableWants() []key[*wantDraft] {
 	return []key[*wantDraft]{
-		{"entries", func(d *decoder, w *wantDraft, f field) { w.Entries = d.entries(f) }},
+		{"entries", func(d *decoder, w *wantDraft, f field) { w.Entries = d.entries(w, f) }},
 		{"table", readTableWant},
 		{"events", readEvents},
 		{"rule-hits", readRuleHits},
@@ -58,18 +58,50 @@ func manyNodes(names []string) string {
 	return fmt.Sprintf("%d nodes: %s", len(names), some(names))
 }
 
-func (d *decoder) entries(f field) []PlacedEntry {
+func (d *decoder) entries(w *wantDraft, f field) []PlacedEntry {
 	if v := f.value; v.kind == scalar && v.text == "empty" {
 		d.fail(v, "table: empty", "%s: what is there cannot be empty", f.name())
 		return nil
 	}
 	var out []PlacedEntry
 	for _, item := range d.list(f) {
-		if w, ok := d.entryLine(item); ok {
-			out = append(out, PlacedEntry{d.pos(item.value), w})
+		if item.value.kind == mapping {
+			if p, ok := d.countedEntry(w, item); ok {
+				out = append(out, p)
+			}
+			continue
+		}
+		if e, ok := d.entryLine(item); ok {
+			out = append(out, PlacedEntry{Pos: d.pos(item.value), Want: e})
 		}
 	}
 	return out
+}
+
+// countedEntry reads {line: ENTRY, times: NUMBER}.
+func (d *decoder) countedEntry(w *wantDraft, f field) (PlacedEntry, bool) {
+	p := PlacedEntry{Pos: d.pos(f.value)}
+	ok := false
+	readMap(d, f.name(), f.value.fields, []key[*PlacedEntry]{
+		{"line", func(d *decoder, p *PlacedEntry, f field) {
+			p.Pos = d.pos(f.value)
+			if p.Want, ok = d.entryLine(f); ok && p.Want.Times != checks.Exactly(1) {
+				d.fail(f.value, "times: says it", "line: its number stands behind times")
+			}
+		}},
+		{"times", func(d *decoder, p *PlacedEntry, f field) {
+			if n, ok := d.wantedNumber(w, f, false); ok {
+				p.Times = &n
+			}
+		}},
+	}, &p)
+	for _, needed := range []string{"line", "times"} {
+		if f.value.find(needed) < 0 {
+			d.fail(f.value, "{line: ENTRY, times: 2}", "%s: %q is missing", f.name(), needed)
+			ok = false
+		}
+	}
+	return p, ok && p.Times != nil
 }
 
 func readTableWant(d *decoder, w *wantDraft, f field) {
@@ -81,7 +113,7 @@ func readTableWant(d *decoder, w *wantDraft, f field) {
 		d.fail(v, "table: empty", "table: an empty list")
 		return
 	}
-	w.Table = d.entries(f)
+	w.Table = d.entries(w, f)
 	for _, e := range w.Table {
 		if e.Want.Times == checks.Exactly(0) {
 			d.report(e.Pos.Line, e.Pos.Col, columns(e.Want.Text), "leave it out", "table: what is not listed must not be there")
@@ -109,23 +141,43 @@ func readRuleHits(d *decoder, w *wantDraft, f field) {
 	}
 }
 
-// rule checks SERVICE/BACKEND. The backend may be one that the service has later only.
+// rule checks SERVICE/BACKEND, SERVICE/reject, and NAME or NAME.N of the lab's own rules. A backend may be
+// one that the service has later only, and a text one that it gets by a step.
 func (d *decoder) rule(n *node) bool {
 	service, backend, both := strings.Cut(n.text, "/")
 	if !both {
-		d.fail(n, "SERVICE/BACKEND", "rule-hits: %s is no rule", checks.Quote(n.text))
-		return false
+		return d.ownRule(n)
 	}
 	if d.names.services[service] == nil && !d.broken["services"] {
 		d.failAt(n, &checks.LineError{Len: len(service), Msg: "no service " + checks.Quote(service), Hint: d.nameList(service, "service")}, "rule-hits")
 		return false
 	}
 	host := d.names.nodes[backend]
-	if (host == nil || host.Router) && !d.broken["nodes"] {
+	if backend != "reject" && (host == nil || host.Router) && !d.broken["nodes"] {
 		d.failAt(n, &checks.LineError{Offset: len(service) + 1, Len: len(backend), Msg: "no host " + checks.Quote(backend), Hint: d.nameList(backend, "node")}, "rule-hits")
 		return false
 	}
 	return true
+}
+
+func (d *decoder) ownRule(n *node) bool {
+	name, number, numbered := strings.Cut(n.text, ".")
+	var texts []string
+	for t := range d.names.rules {
+		texts = append(texts, t)
+	}
+	slices.Sort(texts)
+	switch i, err := checks.ParseNumber(number); {
+	case !d.names.rules[name] && len(texts) == 0:
+		d.fail(n, "SERVICE/BACKEND, or SERVICE/reject", "rule-hits: %s is no rule", checks.Quote(n.text))
+	case !d.names.rules[name]:
+		d.fail(n, checks.DidYouMean(name, texts, "SERVICE/BACKEND, SERVICE/reject, or rules: "+some(texts)), "rule-hits: no rules are called %s", checks.Quote(name))
+	case numbered && (err != nil || i < 1):
+		d.fail(n, name+".1 is the first", "rule-hits: %s is no number of a rule", checks.Quote(number))
+	default:
+		return true
+	}
+	return false
 }
 
 func readCounters(d *decoder, w *wantDraft, f field) {

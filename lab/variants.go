@@ -81,12 +81,26 @@ func (d *decoder) readEdit(v *variant, f field) {
 	}
 }
 
+// dotAfter is where the first dot is that stands in no braces, as a pattern's do, or -1.
+func dotAfter(text string) int {
+	inside := false
+	for i, r := range text {
+		switch {
+		case r == '{', r == '}':
+			inside = r == '{'
+		case r == '.' && !inside:
+			return i
+		}
+	}
+	return -1
+}
+
 // splitPath splits at dots; behind sysctls, and behind the set of a step, the rest is a setting's name.
 func splitPath(text string) []part {
 	var parts []part
 	for at := 0; ; {
 		whole := len(parts) == 3 && (parts[0].text == "nodes" && parts[2].text == "sysctls" || parts[0].text == "steps" && parts[2].text == "set")
-		end := strings.IndexByte(text[at:], '.')
+		end := dotAfter(text[at:])
 		if end < 0 || whole || len(parts) > maxParts {
 			return append(parts, part{text[at:], at})
 		}
@@ -118,8 +132,9 @@ func (d *decoder) overlaps(v *variant) {
 
 // validateVariants validates the lab that each variant makes. Errors that the lab has without it were
 // said already.
-func validateVariants(s *source, root *node, variants []*variant, base Errors) {
-	nodes, work := size(root), 0
+func validateVariants(s *source, root *node, variants []*variant, base *decoder) {
+	nodes, work := size(root)+base.made, 0
+	all := variantNames(variants)
 	for _, v := range variants {
 		if s.full() {
 			return
@@ -131,8 +146,16 @@ func validateVariants(s *source, root *node, variants []*variant, base Errors) {
 			s.report(v.name.line, v.name.col, width(v.name), "make several files", "too many variants for a lab of this size")
 			return
 		}
-		decodeVariant(s, root, v, base)
+		decodeVariant(s, root, v, all, base.errs)
 	}
+}
+
+func variantNames(variants []*variant) []string {
+	names := make([]string, len(variants))
+	for i, v := range variants {
+		names[i] = v.name.text
+	}
+	return names
 }
 
 // size is the number of nodes of a tree.
@@ -149,11 +172,11 @@ func size(n *node) int {
 
 // decodeVariant is the lab that a variant makes. What is wrong with it is reported in the variant's
 // name, unless the lab without it has the same error.
-func decodeVariant(s *source, root *node, v *variant, base Errors) *Lab {
+func decodeVariant(s *source, root *node, v *variant, all []string, base Errors) *Lab {
 	root = clone(root)
 	d := &decoder{source: s}
 	d.apply(root, v)
-	l, errs := decode(s, root)
+	changed := decode(s, root, all, v.name.text)
 	type place struct {
 		line, col int
 		msg       string
@@ -162,14 +185,14 @@ func decodeVariant(s *source, root *node, v *variant, base Errors) *Lab {
 	for _, e := range base {
 		known[place{e.Pos.Line, e.Pos.Col, e.Msg}] = true
 	}
-	for _, e := range errs {
+	for _, e := range changed.errs {
 		msg := "variant " + v.name.text + ": " + e.Msg
 		if known[place{e.Pos.Line, e.Pos.Col, e.Msg}] {
 			msg = e.Msg
 		}
 		s.report(e.Pos.Line, e.Pos.Col, e.Len, e.Hint, msg)
 	}
-	return l
+	return changed.lab
 }
 
 func clone(n *node) *node {
@@ -203,7 +226,7 @@ func (d *decoder) apply(root *node, v *variant) {
 	}
 	var removed []*node
 	for _, t := range targets {
-		none := t.value.kind == scalar && t.value.style == plain && t.value.text == "none"
+		none := t.value.kind == scalar && t.value.style == plain && t.value.text == "none" && !noneIsValue(t.key.text)
 		i := t.parent.find(t.key.text)
 		switch {
 		case t.parent.kind == sequence && none:
@@ -221,6 +244,11 @@ func (d *decoder) apply(root *node, v *variant) {
 	if steps := root.get("steps"); steps != nil && len(removed) > 0 {
 		steps.items = slices.DeleteFunc(steps.items, func(n *node) bool { return slices.Contains(removed, n) })
 	}
+}
+
+// noneIsValue reports keys whose value none says something else than their absence.
+func noneIsValue(key string) bool {
+	return slices.Contains([]string{"masquerade", "replace", "set"}, key)
 }
 
 // find follows a path. Names must exist; whether the last keys exist is left to the decoder, which knows
@@ -314,9 +342,5 @@ func noVariant(file, name string, variants []*variant) error {
 	if len(variants) == 0 {
 		return fmt.Errorf("%s: no variant %s; the lab has none", escape(file), checks.Quote(name))
 	}
-	names := make([]string, len(variants))
-	for i, v := range variants {
-		names[i] = v.name.text
-	}
-	return fmt.Errorf("%s: no variant %s; there are: %s", escape(file), checks.Quote(name), strings.Join(names, ", "))
+	return fmt.Errorf("%s: no variant %s; there are: %s", escape(file), checks.Quote(name), strings.Join(variantNames(variants), ", "))
 }

@@ -34,7 +34,7 @@ func (d *decoder) assignVIPs(drafts []*serviceDraft) {
 		if s.vip.key != nil {
 			continue
 		}
-		for next = next.Next(); taken[next] != nil || subnets.of(next) != nil; next = next.Next() {
+		for next = next.Next(); taken[next] != nil || subnets.of(next) != nil || d.names.local[next] != nil; next = next.Next() {
 			if !vipPool().Contains(next) {
 				break
 			}
@@ -63,7 +63,7 @@ func (d *decoder) readVIP(s *serviceDraft, subnets subnets) bool {
 		d.fail(f.value, "such as 10.96.0.10", "vip: %s is no address", checks.Quote(f.value.text))
 	case !usable(a):
 		d.fail(f.value, "such as 10.96.0.10", "vip: no service can have %s", a)
-	case n != nil:
+	case n != nil && d.names.local[a] == nil: // an address on lo is reached by routes
 		d.fail(f.value, "hosts would ask for it by ARP; try "+d.freeVIP(subnets), "%s: the VIP lies in %s's subnet %s", s.Name, n.Name, n.Address.Masked())
 	default:
 		s.VIP = a
@@ -104,6 +104,45 @@ func (d *decoder) subnets() subnets {
 		}
 	}
 	return s
+}
+
+// frontend is what traffic is sent to.
+type frontend struct {
+	node  string // of a node port
+	addr  netip.Addr
+	port  uint16
+	proto uint8
+}
+
+// frontends reports services that want the same traffic. Two may share an external address if their ports
+// differ.
+func (d *decoder) frontends(drafts []*serviceDraft) {
+	taken := map[frontend]*Service{}
+	claim := func(s *serviceDraft, what string, f frontend) {
+		other := taken[f]
+		if other != nil && other != s.Service {
+			d.fail(s.name, "", "%s: %s belongs to %s (line %d)", s.Name, what, other.Name, other.Pos.Line)
+			return
+		}
+		taken[f] = s.Service
+	}
+	for _, s := range drafts { // two that have the same VIP were reported
+		for _, p := range s.Ports {
+			taken[frontend{addr: s.VIP, port: p.Number, proto: p.Proto}] = s.Service
+		}
+	}
+	for _, s := range drafts {
+		for _, p := range s.Ports {
+			for _, a := range append(append([]netip.Addr(nil), s.ExternalIPs...), s.LoadBalancerIPs...) {
+				claim(s, a.String()+" with "+portText(p.Number, p.Proto), frontend{addr: a, port: p.Number, proto: p.Proto})
+			}
+			for _, on := range s.On {
+				if p.NodePort != 0 {
+					claim(s, "the node port "+portText(p.NodePort, p.Proto)+" of "+on, frontend{node: on, port: p.NodePort, proto: p.Proto})
+				}
+			}
+		}
+	}
 }
 
 // of is a node whose subnet holds the address, or nil.

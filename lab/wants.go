@@ -15,21 +15,25 @@ type wantDraft struct {
 	run  *script
 }
 
-// wantKeys are what a step of the kind may demand.
-func wantKeys(kind *stepKind) []key[*wantDraft] {
+// wantKeys are what a step may demand.
+func wantKeys(s *stepDraft, kind *stepKind) []key[*wantDraft] {
 	var keys []key[*wantDraft]
-	if kind.traffic {
-		for _, what := range countNames() {
-			keys = append(keys, key[*wantDraft]{what, readCount})
-		}
-		keys = append(keys, key[*wantDraft]{"by", readBy}, key[*wantDraft]{"control", readControl})
-		keys = append(keys, later[*wantDraft]("not-permitted", "reset", "wrong-source", "each", "clients", "latency", "outage")...)
+	if s.sends() {
+		keys = append(trafficKeys(), key[*wantDraft]{"control", readControl})
 	}
 	if kind.deletes {
 		keys = append(keys, key[*wantDraft]{"deleted", readDeleted})
 	}
+	if kind.name == Exec {
+		keys = append(keys, programKeys()...)
+	}
 	keys = append(keys, tableWants()...)
-	return append(keys, later[*wantDraft]("expectations", "ct", "out", "reply", "dropped", "entry", "seen", "inserted", "exit", "stdout", "stderr")...)
+	return append(keys, later[*wantDraft]("reset", "expectations", "ct", "out", "reply", "dropped", "entry", "seen", "inserted")...)
+}
+
+// deletes reports kinds of steps that may delete entries.
+func deletes(kind Kind) bool {
+	return slices.ContainsFunc(stepKinds(), func(k stepKind) bool { return k.name == kind && k.deletes })
 }
 
 // countNames are what the requests of a step can be counted by.
@@ -42,14 +46,14 @@ func countNames() []string {
 }
 
 // resultNames are all words that STEP.FIELD may have for FIELD.
-func resultNames() []string { return append(countNames(), "control", "deleted") }
+func resultNames() []string { return append(countNames(), "control", "by", "clients", "deleted") }
 
 func (d *decoder) readWant(s *stepDraft, kind *stepKind, run *script) {
 	f := s.want
 	w := &wantDraft{Want: &Want{Pos: d.pos(f.value)}, step: s, kind: kind, run: run}
 	s.Want = w.Want
-	if f.value.kind == scalar && f.value.text != "" && kind.traffic {
-		w.Traffic = d.bareClass(f, s.Kind)
+	if f.value.kind == scalar && f.value.text != "" && s.sends() {
+		w.Traffic = d.bareClass(f, string(s.Kind))
 		return
 	}
 	if !d.isMap("want", f.value, "a map of what is wanted") {
@@ -58,7 +62,7 @@ func (d *decoder) readWant(s *stepDraft, kind *stepKind, run *script) {
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "leave it out", "want: an empty map")
 	}
-	d.readWants(w, f.value.fields, wantKeys(kind))
+	d.readWants(w, f.value.fields, wantKeys(s, kind))
 	d.oneTable(w, f.value.fields)
 }
 
@@ -85,116 +89,62 @@ func (d *decoder) noWant(w *wantDraft, n *node, keys []key[*wantDraft]) {
 	switch near := checks.Nearest(text, names); {
 	case text != n.text:
 		d.unknownKey(context, n, names)
-	case slices.Contains(countNames(), text) || text == "by" || text == "control":
-		d.fail(n, "only query has one", "%s: there is no %q, since nothing is sent", context, text)
+	case slices.Contains(append(trafficNames(), "control"), text):
+		d.fail(n, "only query, and stop of a client, have one", "%s: there is no %q, since nothing is sent", context, text)
 	case text == "deleted":
-		d.fail(n, "only restart and conntrack have one", "%s: there is no %q, since nothing is deleted", context, text)
+		d.fail(n, "restart, backends, conntrack and stop have one", "%s: there is no %q, since nothing is deleted", context, text)
+	case slices.ContainsFunc(programKeys(), func(k key[*wantDraft]) bool { return k.name == text }):
+		d.fail(n, "only exec has one", "%s: there is no %q, since no program runs", context, text)
 	case near != "":
 		d.fail(n, fmt.Sprintf("did you mean %q?", near), "%s: %s is no result", context, checks.Quote(text))
-	case w.kind.traffic:
+	case w.step.sends():
 		d.fail(n, "lost (any), timeout, refused, unreachable, error", "%s: %s is no result", context, checks.Quote(text))
 	default:
 		d.fail(n, some(names), "%s: %s is no result", context, checks.Quote(text))
 	}
 }
 
-// bareClass is a class alone: all requests are of it.
-func (d *decoder) bareClass(f field, kind Kind) *TrafficWant {
-	what := f.value.text
-	names := slices.DeleteFunc(countNames(), func(n string) bool { return n == "sent" })
-	if !slices.Contains(names, what) {
-		hint := checks.DidYouMean(what, names, "lost (any), timeout, refused, unreachable, error")
-		d.fail(f.value, hint, "%s: %s is no result", kind, checks.Quote(what))
-		return nil
-	}
-	pos := d.pos(f.value)
-	return &TrafficWant{Counts: []CountWant{{pos, what, Number{Pos: pos, All: true, Text: "all"}}}}
-}
-
-func (w *wantDraft) traffic() *TrafficWant {
-	if w.Traffic == nil {
-		w.Traffic = &TrafficWant{}
-	}
-	return w.Traffic
-}
-
-func readCount(d *decoder, w *wantDraft, f field) {
-	if n, ok := d.wantedNumber(w, f, f.name() != "sent"); ok {
-		t := w.traffic()
-		t.Counts = append(t.Counts, CountWant{d.pos(f.key), f.name(), n})
-	}
-}
-
-// readBy reads who answered: a node alone means all answers.
-func readBy(d *decoder, w *wantDraft, f field) {
-	t := w.traffic()
-	if f.value.kind != mapping {
-		if name, ok := d.host(f); ok {
-			pos := d.pos(f.value)
-			t.By = append(t.By, ByWant{d.pos(f.key), name, Number{Pos: pos, All: true, Text: "all"}})
-		}
-		return
-	}
-	if len(f.value.fields) == 0 {
-		d.fail(f.value, "by: NODE", "by: an empty map")
-	}
-	for _, item := range f.value.fields {
-		name, known := d.host(field{f.key, item.key})
-		if n, ok := d.wantedNumber(w, item, true); ok && known {
-			t.By = append(t.By, ByWant{d.pos(item.key), name, n})
-		}
-	}
-}
-
-// readControl reads what is wanted of the control client: the same as of the others.
-func readControl(d *decoder, w *wantDraft, f field) {
-	if !d.controlled(w.step.Clients) {
-		d.fail(f.key, "clients: {"+firstOr(w.step.Clients, "CLIENT")+": {control: true, ...}}", "control: no client of the step has control: true")
-		return
-	}
-	if f.value.kind == scalar && f.value.text != "" {
-		w.traffic().Control = d.bareClass(f, "control")
-		return
-	}
-	if !d.isMap("control", f.value, "a class or a map of them") {
-		return
-	}
-	if len(f.value.fields) == 0 {
-		d.fail(f.value, "control: answered", "control: an empty map")
-	}
-	inner := &wantDraft{Want: &Want{}, step: w.step, kind: w.kind, run: w.run}
-	for _, item := range f.value.fields {
-		switch {
-		case item.name() == "by":
-			readBy(d, inner, item)
-		case slices.Contains(countNames(), item.name()):
-			readCount(d, inner, item)
-		default:
-			d.unknownKey("control", item.key, append(countNames(), "by"))
-		}
-	}
-	w.traffic().Control = inner.Traffic
-}
-
-// controlled reports whether one of the clients has a control; names that are wrong count as if.
-func (d *decoder) controlled(clients []string) bool {
-	for _, c := range clients {
-		if d.names.clients[c] == nil || d.names.clients[c].Control {
-			return true
-		}
-	}
-	return len(clients) == 0
-}
-
-func firstOr(names []string, or string) string {
-	if len(names) > 0 {
-		return names[0]
-	}
-	return or
-}
-
 func readDeleted(d *decoder, w *wantDraft, f field) {
 	if n, ok := d.wantedNumber(w, f, false); ok {
 		w.Deleted = &n
 	}
+}
+
+// programKeys are what can be demanded of a program.
+func programKeys() []key[*wantDraft] {
+	return []key[*wantDraft]{
+		{"exit", func(d *decoder, w *wantDraft, f field) {
+			if n, ok := d.wantedNumber(w, f, false); ok {
+				w.Exit = &n
+			}
+		}},
+		{"stdout", func(d *decoder, w *wantDraft, f field) { w.Stdout = d.outputWant(w, f) }},
+		{"stderr", func(d *decoder, w *wantDraft, f field) { w.Stderr = d.outputWant(w, f) }},
+	}
+}
+
+// outputWant reads {has: TEXT, lines: NUMBER}.
+func (d *decoder) outputWant(w *wantDraft, f field) *OutputWant {
+	out := &OutputWant{Pos: d.pos(f.value)}
+	if !d.isMap(f.name(), f.value, "a map, such as {has: TEXT, lines: 1..}") {
+		return out
+	}
+	if len(f.value.fields) == 0 {
+		d.fail(f.value, "{has: TEXT, lines: 1..}", "%s: an empty map", f.name())
+	}
+	readMap(d, f.name(), f.value.fields, []key[*OutputWant]{
+		{"has", func(d *decoder, o *OutputWant, f field) {
+			for _, item := range d.list(f) {
+				if d.isScalar(item, "a text") {
+					o.Has = append(o.Has, item.value.text)
+				}
+			}
+		}},
+		{"lines", func(d *decoder, o *OutputWant, f field) {
+			if n, ok := d.wantedNumber(w, f, false); ok {
+				o.Lines = &n
+			}
+		}},
+	}, out)
+	return out
 }

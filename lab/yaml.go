@@ -41,6 +41,9 @@ type node struct {
 	text      string
 	fields    []field // of a mapping
 	items     []*node // of a sequence
+	written   string  // of a copy: the text as the file has it, where that is another
+	copy      int     // a copy that a pattern or a repetition made, from 1; 0 is the first or the only one
+	repeats   int     // of a step with "for": which repetition it is, from 1; else 0
 }
 
 // field is a key and its value; where a key has a list of values there is one field for each.
@@ -237,7 +240,11 @@ func width(n *node) int {
 	case n.kind != scalar && n.kind != nothing || n.style == block:
 		return 1
 	}
-	first, _, _ := strings.Cut(n.text, "\n")
+	text := n.text
+	if n.written != "" {
+		text = n.written
+	}
+	first, _, _ := strings.Cut(text, "\n")
 	if n.style == quoted {
 		return columns(first) + 2
 	}

@@ -41,7 +41,11 @@ func node(t *testing.T) *topology.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ipt.Load(context.Background(), n, service.Rules(nil, true), false); err != nil {
+	text, err := service.Rules(nil, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ipt.Load(context.Background(), n, text, false); err != nil {
 		t.Fatal(err)
 	}
 	return n

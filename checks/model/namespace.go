@@ -213,12 +213,12 @@ func (n *Namespace) Addresses() []string {
 	return out
 }
 
-// Links that are there besides lo, as NAME up or NAME down, in order.
+// Links that are there, as NAME up or NAME down, in order, without lo.
 func (n *Namespace) Links() []string {
 	var out []string
 	for name, l := range n.links {
-		if name == loopback {
-			continue // every namespace is born with it
+		if name == "lo" {
+			continue // always there, and no input
 		}
 		state := " down"
 		if l.up {

@@ -29,6 +29,34 @@ func loadLab(arg, variant string) (*lab.Lab, error) {
 	return lab.ReadFile(arg, variant)
 }
 
+// loadAll reads labs, each as it is or in a variant; with "all" as it is and in each of its variants.
+func loadAll(args []string, variant string) ([]*lab.Lab, error) {
+	var all []*lab.Lab
+	for _, arg := range args {
+		base, err := loadLab(arg, "")
+		if err != nil {
+			return nil, err
+		}
+		names := []string{variant}
+		if variant == "all" {
+			names = []string{""}
+			for _, v := range base.Variants {
+				names = append(names, v.Name)
+			}
+		}
+		for _, name := range names {
+			l := base
+			if name != "" {
+				if l, err = loadLab(arg, name); err != nil {
+					return nil, err
+				}
+			}
+			all = append(all, l)
+		}
+	}
+	return all, nil
+}
+
 // badInput prints what is wrong with a lab as it is, editors jump to its first words.
 func badInput(stderr io.Writer, err error) error {
 	if list, ok := err.(lab.Errors); ok {
@@ -41,20 +69,41 @@ func badInput(stderr io.Writer, err error) error {
 func newCheck() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check LAB...",
-		Short: "validate labs, and do nothing else",
-		Args:  cobra.MinimumNArgs(1),
+		Short: "validate labs and their variants, and say what comes near a boundary",
+		Long: `Validates labs with all their variants. Each is predicted as well, and what comes within 50 ms of a boundary
+(a flow's 2 s, an entry's end) is listed: a run, in real time, may see it on the other side.`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var failed error
 			for _, arg := range args {
-				l, err := loadLab(arg, "")
+				all, err := loadAll([]string{arg}, "all")
 				if err != nil {
 					failed = badInput(cmd.ErrOrStderr(), err)
 					continue
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: ok, %d nodes, %d steps, %d variants\n", arg, len(l.Nodes), len(l.Steps), len(l.Variants))
+				checkOne(cmd, arg, all)
 			}
 			return failed
 		},
+	}
+}
+
+// checkOne says what a lab has, and warns of its margins and those of its variants.
+func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) {
+	out, base := cmd.OutOrStdout(), all[0]
+	near := 0
+	var lines []string
+	for _, l := range all {
+		margins := foresee(cmd.Context(), l, func(l *lab.Lab, what string) { lines = append(lines, labName(l)+": "+what) })
+		near += len(margins)
+	}
+	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", arg, len(base.Nodes), len(base.Steps), len(base.Variants))
+	if near > 0 {
+		said += fmt.Sprintf("; %d near a boundary", near)
+	}
+	fmt.Fprintln(out, said)
+	for _, l := range lines {
+		fmt.Fprintln(out, "  "+l)
 	}
 }
 

@@ -32,7 +32,7 @@ func newWorld(l *lab.Lab) (lab.World, func() []handle) {
 // able says early, before anything is built, whether labs can be played here.
 func able() error {
 	if os.Geteuid() != 0 {
-		return exit(exitCannotRun, errors.New("playing labs needs root: sudo ctlab "+strings.Join(os.Args[1:], " ")))
+		return exit(exitCannotRun, errors.New("playing labs needs root: sudo ctlab "+strings.Join(os.Args[1:], " ")+"; without it: ctlab predict"))
 	}
 	return nil
 }

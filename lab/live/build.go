@@ -135,6 +135,10 @@ func (g *Ground) buildAddresses() error {
 			if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
 				return err
 			}
+			route := lab.Route{To: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Dev: spec.Port}
+			if err := g.Route(spec.Uplink, "add", route); err != nil {
+				return err
+			}
 		}
 		for _, a := range spec.Local {
 			if err := g.Address(spec.Name, topology.Loopback, a, true); err != nil {

@@ -53,7 +53,11 @@ func probeAssured(ctx context.Context, ipt topology.Iptables) (assured bool, err
 	if err != nil {
 		return false, err
 	}
-	if err := ipt.Load(ctx, node, service.Rules(nil, true), false); err != nil {
+	text, err := service.Rules(nil, nil, true)
+	if err != nil {
+		return false, err
+	}
+	if err := ipt.Load(ctx, node, text, false); err != nil {
 		return false, err
 	}
 	a := netip.MustParseAddrPort("127.0.0.1:40000")

@@ -20,9 +20,6 @@ func (w *World) buildRules(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if text == "" {
-			continue
-		}
 		if err := w.load(ctx, t, text, false); err != nil {
 			return err
 		}
@@ -32,19 +29,27 @@ func (w *World) buildRules(ctx context.Context) error {
 
 // wholeText is everything that a node should have: its services, its own rules, the anchor.
 func (w *World) wholeText(t *tracked) (string, error) {
-	var own []service.Own
-	for _, r := range t.own {
-		own = append(own, service.Own{Name: r.Name, Text: r.Text})
-	}
-	text, err := compileRules(w.services(t), own, t.spec.Anchor)
+	text, err := service.Rules(w.services(t), t.texts(), t.spec.Anchor)
 	if err != nil {
 		return "", fmt.Errorf("rules of %s: %w", t.spec.Name, err)
 	}
 	return text, nil
 }
 
+// texts are the node's own rules as they are now.
+func (t *tracked) texts() []service.Own {
+	var out []service.Own
+	for _, r := range t.own {
+		out = append(out, service.Own{Name: r.Name, Text: r.Text})
+	}
+	return out
+}
+
 // load loads rules into a node, and into the model of its rules that tells stale entries.
 func (w *World) load(ctx context.Context, t *tracked, text string, noflush bool) error {
+	if text == "" {
+		return nil
+	}
 	// What the model of the rules does not know is refused before the kernel has it.
 	next := t.rules.Clone()
 	if err := next.Restore(text, noflush); err != nil {
@@ -100,7 +105,7 @@ func (w *World) follow(ctx context.Context, spec *lab.Service, next []string, ou
 		w.backs[spec.Name] = was
 		before := w.services(t)
 		w.backs[spec.Name] = next
-		rules := func() error { return w.load(ctx, t, compileChange(w.services(t), spec.Name, t.spec.Anchor), true) }
+		rules := func() error { return w.load(ctx, t, service.Change(before, w.services(t), t.spec.Anchor), true) }
 		clean := func() error { return w.reconcile(t, spec.Cleanup.Mode, before, out) }
 		acts := []func() error{rules, clean}
 		if spec.Cleanup.CleanupFirst {
@@ -140,7 +145,7 @@ func (w *World) reconcile(t *tracked, mode service.Mode, before []service.Servic
 		if w.lab.Service(after.Name).Cleanup.Mode != mode {
 			continue
 		}
-		for _, e := range staleEntries(mode, before[i], after, table) {
+		for _, e := range service.Stale(mode, before[i], after, table) {
 			if gone[e.Orig] {
 				continue
 			}
@@ -174,7 +179,7 @@ func (w *World) tellHarm(out *lab.Outcome) {
 func (w *World) setRules(ctx context.Context, s *lab.Step) error {
 	t := w.trackedNode(s.Nodes[0])
 	if !s.HasReplace {
-		text, err := compileLines(s.Name, s.Change)
+		text, err := service.Lines(s.Name, s.Change, t.texts()...)
 		if err != nil {
 			return fmt.Errorf("rules of %s: %w", t.spec.Name, err)
 		}

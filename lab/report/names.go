@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strings"
 	"time"
 
 	"ctlab/checks/conntrack"
@@ -13,17 +14,33 @@ import (
 // Names puts names in place of addresses.
 type Names map[netip.Addr]string
 
-func newNames(l *lab.Lab) Names {
+// NewNames are the names that a lab gives to addresses: its nodes', its services', and a router's name for
+// its own addresses towards its hosts.
+func NewNames(l *lab.Lab) Names {
 	n := Names{}
 	for _, node := range l.Nodes {
-		if node.Address.IsValid() {
-			n[node.Address.Addr()] = node.Name
+		if node.Gateway.IsValid() {
+			n[node.Gateway] = node.Uplink
 		}
 	}
 	for _, s := range l.Services {
-		n[s.VIP] = s.Name
+		for _, a := range frontends(s) {
+			n[a] = s.Name
+		}
+	}
+	for _, node := range l.Nodes {
+		for _, p := range append(append([]netip.Prefix{node.Address}, node.Also...), node.Local...) {
+			if _, taken := n[p.Addr()]; p.IsValid() && !taken { // a VIP on lo stays the service's
+				n[p.Addr()] = node.Name
+			}
+		}
 	}
 	return n
+}
+
+// frontends are the addresses of a service, its node ports aside.
+func frontends(s *lab.Service) []netip.Addr {
+	return append(append([]netip.Addr{s.VIP}, s.ExternalIPs...), s.LoadBalancerIPs...)
 }
 
 func (n Names) addr(a netip.Addr) string {
@@ -38,6 +55,9 @@ func (n Names) endpoint(a netip.Addr, port uint16) string {
 }
 
 func (n Names) tuple(t conntrack.Tuple) string {
+	if !conntrack.HasPorts(t.Proto) {
+		return n.Text(t.String())
+	}
 	return n.endpoint(t.Src, t.SrcPort) + " > " + n.endpoint(t.Dst, t.DstPort)
 }
 
@@ -54,10 +74,15 @@ func (n Names) Text(s string) string {
 	})
 }
 
+// entry is an entry's two tuples, with names.
+func (n Names) entry(x *conntrack.Entry) string {
+	return conntrack.ProtocolName(x.Orig.Proto) + " " + n.tuple(x.Orig) + " | " + n.tuple(x.Reply)
+}
+
 // seen is an entry's line in the form that labs read.
 func (n Names) seen(e *lab.Seen) string {
 	x := &e.Entry
-	s := conntrack.ProtocolName(x.Orig.Proto) + " " + n.tuple(x.Orig) + " | " + n.tuple(x.Reply)
+	s := n.entry(x)
 	if !x.Status.Has(conntrack.SeenReply) {
 		s += " unreplied"
 	}
@@ -70,4 +95,74 @@ func (n Names) seen(e *lab.Seen) string {
 	return s + " " + left(x)
 }
 
-func left(e *conntrack.Entry) string { return (time.Duration(e.Timeout) * time.Second).String() }
+func left(e *conntrack.Entry) string { return fmt.Sprintf("%ds", e.Timeout) }
+
+// dnatted reports whether the entry sends its packets elsewhere than the client said.
+func dnatted(x *conntrack.Entry) bool { return x.Status.Has(conntrack.DstNAT) }
+
+// few lists the first names and counts the others.
+func few(names []string, limit int) string {
+	if len(names) <= limit {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:limit], ", "), len(names)-limit)
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+// ms is a time in milliseconds without decimals.
+func ms(d time.Duration) string {
+	return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
+}
+
+// fineMS is a time in milliseconds with one decimal.
+func fineMS(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+}
+
+// sec is a moment of the run.
+func sec(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// span is a length of time, in the unit that reads best.
+func span(d time.Duration) string {
+	if d < time.Second {
+		return ms(d)
+	}
+	return sec(d)
+}
+
+// wrap breaks text into lines of at most width characters, at blanks but not between a number and its unit.
+func wrap(s string, width int) []string {
+	var lines []string
+	line := ""
+	for _, w := range words(s) {
+		switch {
+		case line == "":
+			line = w
+		case len(line)+1+len(w) > width:
+			lines = append(lines, line)
+			line = w
+		default:
+			line += " " + w
+		}
+	}
+	return append(lines, line)
+}
+
+func words(s string) []string {
+	var out []string
+	for _, w := range strings.Fields(s) {
+		unit := strings.TrimRight(w, ",.;:)")
+		if n := len(out); n > 0 && (unit == "ms" || unit == "s") {
+			out[n-1] += " " + w
+			continue
+		}
+		out = append(out, w)
+	}
+	return out
+}

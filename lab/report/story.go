@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,37 +11,93 @@ import (
 	"ctlab/lab"
 )
 
-// stories tells each stale entry: what it is, every packet that hit it, what kept it alive, and why the
-// rules could not help. Without a stale entry the tables at the end are listed.
+// storiesTold is how many entries of a node are told in full; the others are named.
+const storiesTold = 1
+
+// stories tells the entries in which requests were lost or went astray: what the entry is, every packet
+// that hit it, what kept it alive, and why the rules could not help. Without one the tables at the end are
+// listed.
 func (t *text) stories() {
 	for i := range t.r.Evidence.Final {
-		snap := &t.r.Evidence.Final[i]
-		stale, idle := 0, 0
-		for j := range snap.Entries {
-			e := &snap.Entries[j]
-			switch {
-			case !e.Stale:
-			case len(t.rows(e)) == 0: // a fresh port's: nobody will hit it again
-				idle++
-			default:
-				t.line("")
-				t.story(snap, e)
-				stale++
-			}
-		}
-		if stale == 0 {
-			t.table(snap, idle)
-			continue
-		}
-		if idle > 0 {
-			t.line("  %d more stale %s on %s will expire: no client hits them again.", idle, plural(idle, "entry", "entries"), snap.Node)
-		}
-		t.counters(snap)
-		if len(t.r.Lab.Variants) > 0 {
-			t.line("  What else can happen, and what cures it: $ sudo ctlab run %s --variant all", t.r.Lab.File)
-		}
-		t.line("  Look yourself: $ sudo ctlab run %s --keep", t.r.Lab.File)
+		t.node(&t.r.Evidence.Final[i])
 	}
+}
+
+// plight is what is wrong with an entry.
+type plight int
+
+const (
+	sound plight = iota
+	stale        // the rules could not give its binding
+	dead         // they could, but nothing lives there
+)
+
+// node tells the story of one node's table.
+func (t *text) node(snap *lab.Snapshot) {
+	var told []*lab.Seen
+	idle := 0
+	for j := range snap.Entries {
+		e := &snap.Entries[j]
+		switch {
+		case t.plight(e) == sound:
+		case len(t.rows(e)) == 0: // a fresh port's: nobody will hit it again
+			idle++
+		default:
+			told = append(told, e)
+		}
+	}
+	if len(told) == 0 {
+		t.table(snap, idle)
+		return
+	}
+	for _, e := range told[:min(storiesTold, len(told))] {
+		t.line("")
+		t.story(snap, e)
+	}
+	t.others(told[min(storiesTold, len(told)):])
+	if idle > 0 {
+		t.line("  %d more stale %s on %s will expire: no client hits them again.", idle, plural(idle, "entry", "entries"), snap.Node)
+	}
+	t.counters(snap)
+	compare, look := "sudo ctlab compare "+t.r.Lab.File, "sudo ctlab run "+t.r.Lab.File+" --keep"
+	if t.r.Setting.Simulated {
+		compare, look = "ctlab compare --predicted "+t.r.Lab.File, "ctlab explain "+t.r.Lab.File
+	}
+	if len(t.r.Lab.Variants) > 0 {
+		t.line("  What else can happen, and what cures it: $ %s", compare)
+	}
+	t.line("  Look yourself: $ %s", look)
+}
+
+func (t *text) plight(e *lab.Seen) plight {
+	switch {
+	case e.Stale:
+		return stale
+	case !dnatted(&e.Entry) || !t.lastLost(e):
+		return sound
+	}
+	if _, ok := t.past.died(t.name.addr(e.Entry.Reply.Src)); ok {
+		return dead
+	}
+	return sound
+}
+
+// lastLost reports whether the flow's last request was lost.
+func (t *text) lastLost(e *lab.Seen) bool {
+	as := t.requests(e)
+	return len(as) > 0 && as[len(as)-1].Class != lab.Answered
+}
+
+// others names the entries whose story would be like the one told.
+func (t *text) others(rest []*lab.Seen) {
+	if len(rest) == 0 {
+		return
+	}
+	var flows []string
+	for _, e := range rest {
+		flows = append(flows, t.name.endpoint(e.Entry.Orig.Src, e.Entry.Orig.SrcPort)+" at "+t.name.addr(e.Entry.Reply.Src))
+	}
+	t.paragraph(fmt.Sprintf("%d more %s like it: %s.", len(rest), plural(len(rest), "entry", "entries"), few(flows, 4)))
 }
 
 // tableLimit is how many entries of a table without a stale one are listed.
@@ -64,54 +121,105 @@ func (t *text) table(snap *lab.Snapshot, stale int) {
 
 func (t *text) story(snap *lab.Snapshot, e *lab.Seen) {
 	x := &e.Entry
-	t.line("  %s on %s:", t.paint(red, "STALE"), snap.Node)
+	head := "STALE"
+	switch {
+	case t.plight(e) == dead:
+		head = "BACKEND DEAD, not stale,"
+	case t.astray(e) != "":
+		head = "STALE, WRONG SERVER"
+	}
+	t.line("  %s on %s:", t.paint(red, head), snap.Node)
 	t.line("  %s", t.name.seen(e))
-	t.line("      %s asks %s; the entry sends it to %s%s", x.Orig.Src, x.Orig.Dst, x.Reply.Src, t.fate(x))
+	for _, l := range wrap(t.leads(x), columns-6) {
+		t.line("      %s", l)
+	}
 	t.line("")
 	rows := t.rows(e)
-	if len(rows) > 0 {
-		t.line("    %-7s  %-18s  %-14s  %-18s  %s", "t", t.name.addr(x.Orig.Src)+"'s packet", "time left", "rules asked?", "what became of it")
-		for _, r := range fold(rows) {
-			t.line("    %-7s  %-18s  %-14s  %-18s  %s", r.at, r.what, r.left, r.asked, r.became)
+	t.line("    %-7s  %-16s  %-13s  %-17s  %s", "t", t.name.addr(x.Orig.Src)+"'s packet", "time left", "rules asked?", "what became of it")
+	for _, r := range fold(rows) {
+		became := wrap(r.became, columns-4-7-2-16-2-13-2-17-2)
+		t.line("    %-7s  %-16s  %-13s  %-17s  %s", r.at, r.what, r.left, r.asked, became[0])
+		for _, more := range became[1:] {
+			t.line("    %-7s  %-16s  %-13s  %-17s  %s", "", "", "", "", more)
 		}
-		t.line("")
 	}
+	t.line("")
 	t.mechanism(snap, e)
+}
+
+// leads says where the entry sends its packets, and what is there.
+func (t *text) leads(x *conntrack.Entry) string {
+	if !dnatted(x) {
+		return fmt.Sprintf("%s asks %s; the entry leaves it at that: it was made while no rule matched", x.Orig.Src, x.Orig.Dst)
+	}
+	return fmt.Sprintf("%s asks %s; the entry sends it to %s%s", x.Orig.Src, x.Orig.Dst, x.Reply.Src, t.fate(x))
 }
 
 // fate says since when the entry's backend is gone.
 func (t *text) fate(x *conntrack.Entry) string {
-	for i := range t.r.Steps {
-		out := &t.r.Steps[i].Outcome
-		if r := out.Restarted; r != nil && r.From != r.To && r.From == t.name.addr(x.Reply.Src) {
-			what := "where nothing listens since"
-			if r.Death == lab.DeathAddress {
-				what = "gone since"
-			}
-			return fmt.Sprintf(" (%s), %s %s", r.From, what, sec(out.Began))
-		}
+	node := t.name.addr(x.Reply.Src)
+	d, ok := t.past.died(node)
+	if !ok {
+		return ""
 	}
-	return ""
+	at := sec(d.at)
+	switch d.how {
+	case lab.DeathAddress:
+		return fmt.Sprintf(" (%s), gone since %s", node, at)
+	case lab.DeathRoute:
+		return fmt.Sprintf(" (%s), without link and route since %s", node, at)
+	case lab.DeathDrop:
+		return fmt.Sprintf(" (%s), to which policy drops everything since %s", node, at)
+	case lab.DeathReuse:
+		return fmt.Sprintf(", the address of %s until %s, of %s since", node, at, d.reuse)
+	}
+	return fmt.Sprintf(" (%s), where nothing listens since %s", node, at)
 }
 
 // row is one packet of a stale flow.
 type row struct{ at, what, left, asked, became string }
 
-func (t *text) rows(e *lab.Seen) []row {
-	var rows []row
+// requests are those of the entry's own flow, in the order of time.
+func (t *text) requests(e *lab.Seen) []*lab.Attempt {
+	var out []*lab.Attempt
 	for i := range t.r.Steps {
 		as := t.r.Steps[i].Outcome.Attempts
 		for j := range as {
 			if a := &as[j]; a.Tuple == e.Entry.Orig && !a.Control {
-				rows = append(rows, t.row(a))
+				out = append(out, a)
 			}
 		}
+	}
+	slices.SortStableFunc(out, func(a, b *lab.Attempt) int { return int(a.At - b.At) })
+	return out
+}
+
+func (t *text) rows(e *lab.Seen) []row {
+	var rows []row
+	for _, a := range t.requests(e) {
+		rows = append(rows, t.row(a))
 	}
 	return rows
 }
 
+// astray is the node that answers the flow although it was never a backend, or "".
+func (t *text) astray(e *lab.Seen) string {
+	for _, a := range slices.Backward(t.requests(e)) {
+		if a.Class == lab.Answered {
+			if wrongServer(t.r, t.past, a) {
+				return a.By
+			}
+			return ""
+		}
+	}
+	return ""
+}
+
 func (t *text) row(a *lab.Attempt) row {
 	r := row{at: sec(a.At), what: fmt.Sprintf("query %d", a.Number), became: outcome(a)}
+	if wrongServer(t.r, t.past, a) {
+		r.became += ": the wrong server"
+	}
 	if a.After != nil {
 		r.left = left(&a.After.Entry)
 		if a.Before == nil {
@@ -126,13 +234,21 @@ func (t *text) row(a *lab.Attempt) row {
 	for _, h := range t.handled(a) {
 		r.asked = "no"
 		if h.Outcome.Asked {
-			r.asked = "yes"
-			if a.After != nil {
-				r.asked = "yes: " + t.name.addr(a.After.Entry.Reply.Src)
-			}
+			r.asked = "yes" + t.bound(a)
 		}
 	}
 	return r
+}
+
+// bound is what the rules gave to a flow's first packet.
+func (t *text) bound(a *lab.Attempt) string {
+	switch {
+	case a.After == nil:
+		return ""
+	case !dnatted(&a.After.Entry):
+		return ": none matched"
+	}
+	return ": " + t.name.addr(a.After.Entry.Reply.Src)
 }
 
 func was(s *lab.Seen, b conntrack.Status) bool { return s != nil && s.Entry.Status.Has(b) }
@@ -145,39 +261,73 @@ func fold(rows []row) []row {
 		return rows
 	}
 	out := append([]row(nil), rows[:foldAfter-4]...)
-	out = append(out, row{at: "...", what: fmt.Sprintf("%d more", len(rows)-foldAfter+1), became: "the same"})
+	hidden := rows[foldAfter-4 : len(rows)-3]
+	kinds := counts{}
+	for _, r := range hidden {
+		kinds.add(firstWord(r.became))
+	}
+	var became []string
+	for _, k := range kinds.names {
+		became = append(became, fmt.Sprintf("%d %s", kinds.n[k], k))
+	}
+	out = append(out, row{at: "...", what: fmt.Sprintf("%d more", len(hidden)), became: strings.Join(became, ", ")})
 	return append(out, rows[len(rows)-3:]...)
+}
+
+func firstWord(s string) string {
+	w, _, _ := strings.Cut(s, " ")
+	return w
 }
 
 // mechanism says in a few sentences, with the run's own numbers, why the flow does not recover.
 func (t *text) mechanism(snap *lab.Snapshot, e *lab.Seen) {
-	x := &e.Entry
-	svc := t.service(x)
+	svc := t.service(&e.Entry)
 	if svc == nil {
 		return
 	}
-	moved, now := t.movedAt(x), t.backends(svc)
-	sent, fresh := t.after(x, moved)
-	t.paragraph(fmt.Sprintf("The rules name %s since %s, but nf_nat_inet_fn asks them for a flow's first packet only: %s sent %d %s from port %d after that, and %s. "+
+	if t.plight(e) == dead {
+		t.paragraph(fmt.Sprintf("The rules still give %s to a flow's first packet, so the entry is as good as a new one would be: it is not stale. "+
+			"The backend is dead. Deleting the entry cures nothing; the rules have to change, or the server to come back.", t.name.addr(e.Entry.Reply.Src)))
+		return
+	}
+	t.paragraph(t.cause(svc, e) + t.rulesSince(svc, snap, e) + fmt.Sprintf(
 		"Every retry hits the old entry in nf_conntrack_in, and nf_conntrack_udp_packet starts its time anew before anything downstream can fail: "+
-		"the entry outlives every client that asks again within %s.",
-		strings.Join(now, ", "), sec(moved), t.name.addr(x.Orig.Src), sent, plural(sent, "query", "queries"), x.Orig.SrcPort, t.hits(svc, now, snap, fresh), t.lifetime(e, snap.Node)))
+			"the entry outlives every client that asks again within %s.", t.lifetime(e, snap.Node)))
 }
 
-// columns is how wide a report may be.
-const columns = 100
+// cause says how the entry came to be what it is, where that is not plain from its line.
+func (t *text) cause(svc *lab.Service, e *lab.Seen) string {
+	if !dnatted(&e.Entry) {
+		s := "No rule matched the flow's first packet"
+		if as := t.requests(e); len(as) > 0 && len(t.past.backends(svc.Name, as[0].At)) == 0 {
+			s += fmt.Sprintf(" at %s, as %s had no backend", sec(as[0].At), svc.Name)
+		}
+		return s + ": nf_nat_inet_fn gave it a null binding, its reply tuple is the plain inverse, and NAT counts as done for the life of the entry. "
+	}
+	if by := t.astray(e); by != "" {
+		return fmt.Sprintf("The answers come from %s, which was never a backend of %s: it was given the address, and the entry knows addresses only. ", by, svc.Name)
+	}
+	return ""
+}
+
+// rulesSince says what the rules name now, and that the flow's packets did not ask them.
+func (t *text) rulesSince(svc *lab.Service, snap *lab.Snapshot, e *lab.Seen) string {
+	x := &e.Entry
+	since, now := t.past.since(svc.Name), t.past.backends(svc.Name, end)
+	sent, fresh := t.after(x, since)
+	asked := fmt.Sprintf("but nf_nat_inet_fn asks them for a flow's first packet only: %s sent %d %s from port %d after that",
+		t.name.addr(x.Orig.Src), sent, plural(sent, "query", "queries"), x.Orig.SrcPort)
+	if len(now) == 0 {
+		return fmt.Sprintf("%s has no backend since %s, %s. ", svc.Name, sec(since), asked)
+	}
+	return fmt.Sprintf("The rules name %s since %s, %s, and %s. ", strings.Join(now, ", "), sec(since), asked, t.hits(svc, now, snap, fresh))
+}
 
 // paragraph writes indented lines of whole words.
 func (t *text) paragraph(s string) {
-	line := " "
-	for _, w := range strings.Fields(s) {
-		if len(line)+1+len(w) > columns {
-			t.line("%s", line)
-			line = " "
-		}
-		line += " " + w
+	for _, l := range wrap(s, columns-2) {
+		t.line("  %s", l)
 	}
-	t.line("%s", line)
 }
 
 // lifetime is how long the entry lives after each packet: the timeout that its state has on the node.
@@ -194,47 +344,30 @@ func (t *text) lifetime(e *lab.Seen, node string) string {
 			}
 		}
 	}
+	if value == "" {
+		return strings.TrimPrefix(key, "net.netfilter.")
+	}
 	return value + " s"
 }
 
-func (t *text) service(x *conntrack.Entry) *lab.Service {
-	for _, s := range t.r.Lab.Services {
-		if s.VIP == x.Orig.Dst {
-			return s
+func (t *text) service(x *conntrack.Entry) *lab.Service { return serviceOf(t.r.Lab, x.Orig) }
+
+// serviceOf is the service whose frontend a packet is sent to, or nil.
+func serviceOf(l *lab.Lab, orig conntrack.Tuple) *lab.Service {
+	for _, s := range l.Services {
+		for _, p := range s.Ports {
+			if p.Proto != orig.Proto {
+				continue
+			}
+			if p.Number == orig.DstPort && slices.Contains(frontends(s), orig.Dst) || p.NodePort != 0 && p.NodePort == orig.DstPort {
+				return s
+			}
 		}
 	}
 	return nil
 }
 
-// movedAt is when the entry's backend was restarted elsewhere.
-func (t *text) movedAt(x *conntrack.Entry) time.Duration {
-	at := time.Duration(0)
-	for i := range t.r.Steps {
-		if r := t.r.Steps[i].Outcome.Restarted; r != nil && r.From != r.To {
-			at = t.r.Steps[i].Outcome.Ended
-		}
-	}
-	return at
-}
-
-// backends are those that the rules name at the end.
-func (t *text) backends(svc *lab.Service) []string {
-	now := append([]string(nil), svc.Backends...)
-	for i := range t.r.Steps {
-		r := t.r.Steps[i].Outcome.Restarted
-		if r == nil || r.From == r.To {
-			continue
-		}
-		for j := range now {
-			if now[j] == r.From {
-				now[j] = r.To
-			}
-		}
-	}
-	return now
-}
-
-// after counts the flow's own queries, and those from fresh ports that were answered, since a moment.
+// after counts the flow's own queries, and those from fresh ports, since a moment.
 func (t *text) after(x *conntrack.Entry, moved time.Duration) (sent, fresh int) {
 	for i := range t.r.Steps {
 		for _, a := range t.r.Steps[i].Outcome.Attempts {

@@ -4,13 +4,13 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"ctlab/checks/model"
 	"ctlab/checks/trace"
 	"ctlab/lab"
-	"ctlab/topology/service"
 )
 
 // Options of a text report.
@@ -25,12 +25,13 @@ type text struct {
 	opt  Options
 	r    *lab.Result
 	name Names
+	past *history
 	err  error
 }
 
 // Text writes the report of a run.
 func Text(w io.Writer, r *lab.Result, opt Options) error {
-	t := &text{w: w, opt: opt, r: r, name: newNames(r.Lab)}
+	t := &text{w: w, opt: opt, r: r, name: NewNames(r.Lab), past: newHistory(r)}
 	t.head()
 	t.steps()
 	t.stories()
@@ -66,37 +67,78 @@ func (t *text) head() {
 	if l.Variant != "" {
 		title += " / " + l.Variant
 	}
-	t.line("%s   %s", t.paint(bold, title), l.About)
-	if set.Kernel == "" {
-		return
+	about := wrap(l.About, max(columns-3-len(title), 20))
+	t.line("%s", strings.TrimRight(t.paint(bold, title)+"   "+about[0], " "))
+	for _, more := range about[1:] {
+		t.line("%s   %s", strings.Repeat(" ", len(title)), more)
 	}
-	t.line("kernel %s, iptables %s; %d nodes up in %s", set.Kernel, set.Iptables, set.Nodes, ms(set.Took))
-	t.line("model %s; probing found: %s", set.Profile, set.Probed)
+	switch {
+	case set.Simulated:
+		t.line("predicted: simulated network on virtual time, seed %d, model %s; nothing was asked of a kernel", set.Seed, set.Profile)
+	case set.Kernel == "":
+		return
+	default:
+		t.line("kernel %s, iptables %s; %d nodes up in %s", set.Kernel, set.Iptables, set.Nodes, ms(set.Took))
+		t.line("model %s; probing found: %s", set.Profile, set.Probed)
+	}
+	t.margins()
 	t.line("")
 }
 
-// ms is a time in milliseconds without decimals.
-func ms(d time.Duration) string {
-	return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
+// marginLimit is how many margins are listed.
+const marginLimit = 6
+
+// margins warns of what a world with real time may see on the other side of a boundary.
+func (t *text) margins() {
+	all := Margins(t.r)
+	for i, m := range all {
+		if i == marginLimit {
+			t.line("... and %d more", len(all)-i)
+			break
+		}
+		for _, l := range wrap(m, columns) {
+			t.line("%s", t.paint(yellow, l))
+		}
+	}
 }
 
-// sec is a moment of the run.
-func sec(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+// Margins are warnings, each a line: what came within 50 ms of a boundary, when, and in which step.
+func Margins(r *lab.Result) []string {
+	names := NewNames(r.Lab)
+	var out []string
+	for _, m := range r.Evidence.Margins {
+		off, side := m.Off, "behind"
+		if off < 0 {
+			off, side = -off, "before"
+		}
+		out = append(out, fmt.Sprintf("near a boundary: at %.3f s on %s%s: %s, %s %s it", m.At.Seconds(), m.Node, during(r, m.At), names.Text(m.What), ms(off), side))
+	}
+	return out
+}
+
+// during names the step in which a moment lies.
+func during(r *lab.Result, at time.Duration) string {
+	for i := range r.Steps {
+		if out := &r.Steps[i].Outcome; out.Began <= at && at <= out.Ended {
+			return fmt.Sprintf(" (step %d, %s)", r.Steps[i].Step.Index, title(r.Steps[i].Step))
+		}
+	}
+	return ""
+}
+
+// The columns of a step's line: when, what, what came of it, the mark.
+const (
+	columns   = 100 // how wide a report may be
+	titleWide = 24
+	saidWide  = columns - 8 - 2 - titleWide - 2 - 6
+)
 
 func (t *text) steps() {
 	for i := range t.r.Steps {
 		s := &t.r.Steps[i]
-		mark := t.paint(green, "ok")
-		switch {
-		case !s.OK():
-			mark = t.paint(red, "FAIL")
-		case len(s.Wants) == 0:
-			mark = ""
-		}
-		said := t.happened(s)
-		t.line("%s", strings.TrimRight(fmt.Sprintf("%8s  %-24s  %-60s  %s", sec(s.Outcome.Began), s.Step.Title(), said[0], mark), " "))
-		for _, more := range said[1:] {
-			t.line("%8s  %-24s  %s", "", "", more)
+		t.step(s, t.mark(s))
+		if late := lateness(t.r.Steps, i); late > tolerated {
+			t.more(t.paint(yellow, fmt.Sprintf("began %s late", ms(late))))
 		}
 		for _, w := range s.Wants {
 			if !w.OK {
@@ -117,108 +159,60 @@ func (t *text) steps() {
 	}
 }
 
-// happened is what came of a step, in one line or two.
-func (t *text) happened(s *lab.StepResult) []string {
-	out := &s.Outcome
-	switch s.Step.Kind {
-	case lab.Query:
-		lines := []string{tally(out.Attempts, false)}
-		if c := tally(out.Attempts, true); c != "" {
-			lines = append(lines, "from fresh ports: "+c)
-		}
-		return lines
-	case lab.Restart:
-		return []string{restarted(out)}
-	case lab.Table:
-		return []string{fmt.Sprintf("%d deleted", len(out.Deleted))}
-	case lab.Check:
-		return []string{t.checked(out)}
-	}
-	return []string{""}
-}
-
-// tally is "answered 3 by coredns-1 (0.3 ms), timeout 2".
-func tally(all []lab.Attempt, control bool) string {
-	var parts []string
-	for _, class := range lab.Classes() {
-		n, by, took := 0, []string{}, time.Duration(0)
-		for _, a := range all {
-			if a.Control != control || a.Class != class {
-				continue
-			}
-			n++
-			took += a.Took
-			if a.By != "" && !contains(by, a.By) {
-				by = append(by, a.By)
-			}
-		}
-		if n == 0 {
-			continue
-		}
-		p := fmt.Sprintf("%s %d", class, n)
-		if class == lab.Answered {
-			p += fmt.Sprintf(" by %s (%.1f ms)", strings.Join(by, ", "), float64(took.Microseconds())/float64(n)/1000)
-		}
-		parts = append(parts, p)
-	}
-	return strings.Join(parts, ", ")
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}
-
-func restarted(out *lab.Outcome) string {
-	r := out.Restarted
-	if r == nil {
+func (t *text) mark(s *lab.StepResult) string {
+	switch {
+	case s.Outcome.NotPlayed != "":
+		return t.paint(yellow, "skip")
+	case !s.OK():
+		return t.paint(red, "FAIL")
+	case len(s.Wants) == 0:
 		return ""
 	}
-	if r.From == r.To {
-		return "on " + r.To + ", same address"
-	}
-	s := r.From + " > " + r.To
-	if r.Death == lab.DeathAddress {
-		s += ", old address gone"
-	}
-	if len(r.Services) == 0 {
-		return s
-	}
-	s += ", rules replaced"
-	if r.Cleanup.Mode == service.None {
-		return s + ", no cleanup"
-	}
-	return s + fmt.Sprintf(", cleanup deleted %d", len(out.Deleted))
+	return t.paint(green, "ok")
 }
 
-func (t *text) checked(out *lab.Outcome) string {
-	var parts []string
-	for _, s := range out.Snapshots {
-		stale := 0
-		for _, e := range s.Entries {
-			if e.Stale {
-				stale++
-			}
-		}
-		p := fmt.Sprintf("%d %s", len(s.Entries), plural(len(s.Entries), "entry", "entries"))
-		if stale > 0 {
-			p += fmt.Sprintf(", %d stale", stale)
-		}
-		if len(out.Snapshots) > 1 {
-			p = s.Node + ": " + p
-		}
-		parts = append(parts, p+t.agreement(s.Node))
+// step writes the lines of a step. A title that is too long gets a line of its own.
+func (t *text) step(s *lab.StepResult, mark string) {
+	said := t.happened(s)
+	at, title := sec(s.Outcome.Began), title(s.Step)
+	if len(title) > titleWide {
+		t.line("%8s  %s", at, cut(title, columns-10))
+		at, title = "", ""
 	}
-	return strings.Join(parts, "; ")
+	t.line("%s", strings.TrimRight(fmt.Sprintf("%8s  %-*s  %-*s  %s", at, titleWide, title, saidWide, said[0], mark), " "))
+	for _, more := range said[1:] {
+		t.more(more)
+	}
+}
+
+// more is a further line about a step.
+func (t *text) more(s string) {
+	if s == "" {
+		return
+	}
+	t.line("%8s  %-*s  %s", "", titleWide, "", s)
+}
+
+// tolerated is by how much a step may begin late without a word.
+const tolerated = 20 * time.Millisecond
+
+// lateness is how much later a step began than its script says.
+func lateness(steps []lab.StepResult, i int) time.Duration {
+	s := steps[i].Step
+	due := s.After
+	if i > 0 {
+		before := &steps[i-1].Outcome
+		due = max(before.Ended+s.After, before.Began+s.Behind)
+	}
+	if s.At != nil {
+		due = max(due, *s.At)
+	}
+	return steps[i].Outcome.Began - due
 }
 
 func (t *text) agreement(node string) string {
 	for _, c := range t.r.Comparisons {
-		if c.Header.Node != node || t.r.Lab.SkipModel != "" {
+		if c.Header.Node != node || t.r.Lab.SkipModel != "" || t.r.Setting.Simulated {
 			continue
 		}
 		switch c.Verdict() {
@@ -232,59 +226,102 @@ func (t *text) agreement(node string) string {
 	return ""
 }
 
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return one
-	}
-	return many
-}
-
 // missed tells a want that was not met: its place, what was wanted, what there was.
 func (t *text) missed(w lab.WantResult) {
-	t.line("          %s  want  %s", w.Pos, w.Want)
-	t.line("          %s  got   %s", strings.Repeat(" ", len(w.Pos.String())), w.Got)
+	pos := w.Pos.String()
+	t.under(pos, "want", w.Want)
+	t.under("", "got", w.Got)
 	if w.Near == nil {
 		return
 	}
-	pad := strings.Repeat(" ", len(w.Pos.String()))
-	t.line("          %s  near  %s", pad, t.name.seen(&w.Near.Entry))
-	t.line("          %s        which differs in: %s", pad, strings.Join(w.Near.Differs, ", "))
+	t.under("", "near", t.name.seen(&w.Near.Entry))
+	t.under("", "", "which differs in: "+strings.Join(w.Near.Differs, ", "))
+}
+
+// under writes a remark below a step's line: a place, a word, and text in as many lines as it takes. A
+// place that is long stands on a line of its own.
+func (t *text) under(pos, word, s string) {
+	const wide = 18
+	if len(pos) > wide {
+		t.line("          %s", pos)
+		pos = ""
+	}
+	for _, l := range wrap(s, columns-10-wide-2-6) {
+		t.line("%s", strings.TrimRight(fmt.Sprintf("          %-*s  %-4s  %s", wide, pos, word, l), " "))
+		pos, word = "", ""
+	}
 }
 
 // storyLimit is how many requests of a failed step are told; the rest is counted.
 const storyLimit = 3
 
-// attempts tells what became of the first requests of a failed step, and what the model says of each.
+// attempts tells what became of the first requests of a failed step, and what the model says of each. Of
+// many clients, those come first whose requests were lost.
 func (t *text) attempts(s *lab.StepResult) {
-	told := 0
-	for i := range s.Outcome.Attempts {
-		a := &s.Outcome.Attempts[i]
-		if a.Control {
-			continue
+	asked := told(s.Outcome.Attempts)
+	if names := losers(s.Outcome.Attempts); len(names) > 1 {
+		t.line("          |  lost: %s", few(names, 5))
+	}
+	for i, a := range asked {
+		if i == storyLimit {
+			t.line("          |  and %d more", len(asked)-i)
+			break
 		}
-		if told++; told > storyLimit {
-			continue
-		}
-		t.line("          |  query %d  %.3f s  %s  %s", a.Number, a.At.Seconds(), t.name.tuple(a.Tuple), outcome(a))
+		t.line("          |  %s  %.3f s  %s  %s", t.query(a, s.Step), a.At.Seconds(), t.name.tuple(a.Tuple), outcome(a))
 		for _, h := range t.handled(a) {
-			t.line("          |           %s: %s", a.Node, t.name.Text(modelStory(h)))
+			for _, l := range wrap(a.Node+": "+t.name.Text(modelStory(h)), columns-21) {
+				t.line("          |          %s", l)
+			}
 		}
 	}
-	if told > storyLimit {
-		t.line("          |  and %d more", told-storyLimit)
+}
+
+// query names a request; if several clients ask, also whose it is.
+func (t *text) query(a *lab.Attempt, s *lab.Step) string {
+	if len(s.Clients) > 1 {
+		return fmt.Sprintf("%s query %d", a.Client, a.Number)
 	}
+	return fmt.Sprintf("query %d", a.Number)
+}
+
+// told are the requests without those of control clients; lost ones first, if some but not all are lost.
+func told(all []lab.Attempt) []*lab.Attempt {
+	var lost, answered []*lab.Attempt
+	for i := range all {
+		switch a := &all[i]; {
+		case a.Control:
+		case a.Class == lab.Answered:
+			answered = append(answered, a)
+		default:
+			lost = append(lost, a)
+		}
+	}
+	return append(lost, answered...)
+}
+
+// losers are the clients that lost a request, in the order of their first loss.
+func losers(all []lab.Attempt) []string {
+	var names []string
+	for _, a := range all {
+		if !a.Control && a.Class != lab.Answered && !slices.Contains(names, a.Client) {
+			names = append(names, a.Client)
+		}
+	}
+	return names
 }
 
 func outcome(a *lab.Attempt) string {
 	switch a.Class {
 	case lab.Answered:
-		return fmt.Sprintf("answered by %s in %.1f ms", a.By, float64(a.Took.Microseconds())/1000)
+		return fmt.Sprintf("answered by %s in %s", a.By, fineMS(a.Took))
 	case lab.Timeout:
-		return fmt.Sprintf("nothing for %s", ms(a.Took))
+		return "nothing for " + ms(a.Took)
 	case lab.Failed:
 		return "error: " + a.Err
+	case lab.WrongSource:
+		return fmt.Sprintf("answered from %s, which was not asked", a.From)
 	}
-	return fmt.Sprintf("%s after %.1f ms", a.Class, float64(a.Took.Microseconds())/1000)
+	return fmt.Sprintf("%s after %s", a.Class, fineMS(a.Took))
 }
 
 // handled are the packets of the request itself, as the model saw them pass the node.
@@ -324,23 +361,19 @@ func (t *text) verdict() {
 	if met == all {
 		s = fmt.Sprintf("%s  %d %s", t.paint(color, string(v)), all, plural(all, "want", "wants"))
 	}
-	if r.Lab.SkipModel != "" {
-		s += "; model left out: " + r.Lab.SkipModel
-	} else {
-		for _, c := range r.Comparisons {
-			s += "; "
-			if len(r.Comparisons) > 1 {
-				s += c.Header.Node + " "
-			}
-			s += c.Summary()
-		}
+	if n := notPlayed(r); n > 0 {
+		s += fmt.Sprintf("; %d %s not played", n, plural(n, "step", "steps"))
 	}
 	t.line("")
-	t.line("%s", s)
-	t.line("      %.1f s, of which ctlab %s", r.Wall.Seconds(), ms(r.Own()))
+	t.line("%s%s", s, t.compared())
+	if r.Setting.Simulated {
+		t.line("      %s of virtual time, predicted in %s", sec(virtual(r)), ms(r.Wall))
+	} else {
+		t.line("      %s, of which ctlab %s", sec(r.Wall), ms(r.Own()))
+	}
 	if t.opt.Profile {
 		for _, p := range r.Evidence.Taken {
-			t.line("      %-12s %.1f ms", p.Name, float64(p.Took.Microseconds())/1000)
+			t.line("      %-12s %s", p.Name, fineMS(p.Took))
 		}
 	}
 	if r.CloseErr != nil {
@@ -348,9 +381,46 @@ func (t *text) verdict() {
 	}
 }
 
+// compared says what was held against the model; of a prediction there is nothing to say.
+func (t *text) compared() string {
+	switch {
+	case t.r.Setting.Simulated:
+		return ""
+	case t.r.Lab.SkipModel != "":
+		return "; model left out: " + t.r.Lab.SkipModel
+	}
+	s := ""
+	for _, c := range t.r.Comparisons {
+		s += "; "
+		if len(t.r.Comparisons) > 1 {
+			s += c.Header.Node + " "
+		}
+		s += c.Summary()
+	}
+	return s
+}
+
+func notPlayed(r *lab.Result) int {
+	n := 0
+	for i := range r.Steps {
+		if r.Steps[i].Outcome.NotPlayed != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// virtual is when the last step ended.
+func virtual(r *lab.Result) time.Duration {
+	if len(r.Steps) == 0 {
+		return 0
+	}
+	return r.Steps[len(r.Steps)-1].Outcome.Ended
+}
+
 // differences lists fields in which kernel and model differ, and evidence that was lost.
 func (t *text) differences() {
-	if t.r.Lab.SkipModel != "" {
+	if t.r.Lab.SkipModel != "" || t.r.Setting.Simulated {
 		return
 	}
 	for _, c := range t.r.Comparisons {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
-	"slices"
-	"strings"
 
 	"ctlab/checks/conntrack"
 )
@@ -77,11 +75,11 @@ type Own struct{ Name, Text string }
 // Mode is which entries are deleted when a service's backends change.
 type Mode string
 
-// The modes, each with the gaps that it had (pkg/proxy/conntrack).
+// The modes, each with the gaps that it had (pkg/proxy/conntrack); Stale says them in full.
 const (
 	None             Mode = "none"
 	Legacy           Mode = "legacy"            // conntrack -D --orig-dst FRONTEND --dst-nat REMOVED-ENDPOINT, up to 1.31: misses entries without DNAT
-	Reconcile132     Mode = "reconcile-1.32"    // by reply source; passes over services without endpoints, and matches external and load-balancer IPs without the port
+	Reconcile132     Mode = "reconcile-1.32"    // by reply source; passes over services without endpoints, and matches addresses without the port
 	ReconcileCurrent Mode = "reconcile-current" // by reply source and port, also when no endpoint is left (kubernetes/kubernetes#139628)
 )
 
@@ -95,50 +93,141 @@ const anchorChain = "ctlab-anchor"
 // AnchorComment marks the anchor rule.
 const AnchorComment = "ctlab anchor"
 
-func anchor(b *strings.Builder) {
-	fmt.Fprintf(b, "*filter\n:%s - [0:0]\n-A %s -m conntrack --ctstate INVALID -m comment --comment %q\nCOMMIT\n", anchorChain, anchorChain, AnchorComment)
+// Rules is the text for a node that is set up, to be loaded with iptables-restore: the chains of all
+// services and the jumps to them, then the lab's own rules, and the anchor if it is wanted. As on a node
+// where a service proxy runs, the services' jumps stand first; own rules that are appended (-A) come behind
+// them, inserted ones (-I) before them. Each own rule has the comment NAME.N besides its own, with N
+// counting the rules of its text from 1. The text is empty if there is nothing to load.
+//
+// The error says which of the own rules is wrong, as Check does, or which service cannot be written.
+func Rules(services []Service, own []Own, anchored bool) (string, error) {
+	if err := check(services); err != nil {
+		return "", err
+	}
+	rs := compile(services, anchored)
+	if err := rs.merge(own); err != nil {
+		return "", err
+	}
+	return rs.whole(), nil
 }
 
-// Rules is the text for a node that is set up: the chains of all services, jumps to them from PREROUTING
-// and OUTPUT, and the anchor if it is wanted. It is loaded with iptables-restore.
-func Rules(services []Service, anchored bool) string {
-	var b strings.Builder
-	if len(services) > 0 {
-		b.WriteString("*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n")
-		for _, s := range services {
-			fmt.Fprintf(&b, ":%s - [0:0]\n", s.Chain())
-		}
-		for _, s := range services {
-			fmt.Fprintf(&b, "-A PREROUTING -j %s\n-A OUTPUT -j %s\n", s.Chain(), s.Chain())
-		}
-		for _, s := range services {
-			s.rules(&b)
-		}
-		b.WriteString("COMMIT\n")
-	}
-	if anchored {
-		anchor(&b)
-	}
-	return b.String()
+// Change is the text that gives the services of a node their present backends, to be loaded with
+// iptables-restore --noflush on top of what Rules or Change wrote for them as they were. Before and after
+// are the same services; only backends may differ. The text rewrites the services' own chains that differ,
+// and the anchor. It names no built-in chain, so nothing is added twice, and rules of other services keep
+// their counters unless they share a chain with what changed. It is empty if there is nothing to load.
+func Change(before, after []Service, anchored bool) string {
+	return compile(before, anchored).change(compile(after, anchored))
 }
 
-// Change is the text that gives one service its present backends. It names its own chain only, and the
-// anchor, and is loaded with iptables-restore --noflush, as kube-proxy does.
-func Change(s Service, anchored bool) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "*nat\n:%s - [0:0]\n", s.Chain())
-	s.rules(&b)
-	b.WriteString("COMMIT\n")
-	if anchored {
-		anchor(&b)
+// check refuses what compile could not write.
+func check(services []Service) error {
+	names := map[string]bool{}
+	for _, s := range services {
+		if names[s.Name] {
+			return fmt.Errorf("service %s: there are two", s.Name)
+		}
+		names[s.Name] = true
+		switch s.Style {
+		case "", DNAT, KubeProxy:
+		default:
+			return fmt.Errorf("service %s: style %q is not known", s.Name, s.Style)
+		}
+		ports := map[string]bool{}
+		for _, p := range s.Ports {
+			key := s.portName(p) + " " + conntrack.ProtocolName(p.Proto)
+			if ports[key] {
+				return fmt.Errorf("service %s: two ports are called %s", s.Name, s.portName(p))
+			}
+			ports[key] = true
+		}
 	}
-	return b.String()
+	return nil
+}
+
+// compile writes the services' chains and jumps.
+func compile(services []Service, anchored bool) ruleset {
+	rs := ruleset{}
+	var proxied, plain []Service
+	for _, s := range services {
+		if s.Style == KubeProxy {
+			proxied = append(proxied, s)
+		} else {
+			plain = append(plain, s)
+		}
+	}
+	if len(proxied) > 0 {
+		rs.kubeProxy(proxied)
+	}
+	if len(plain) > 0 {
+		rs.dnat(plain)
+	}
+	if anchored {
+		rs.chain("filter", anchorChain).add("-m conntrack --ctstate INVALID", comment(AnchorComment))
+	}
+	return rs
+}
+
+// Comment is the comment of a backend's rules, and the key of its rule hits.
+func (s Service) Comment(b Backend) string { return s.Name + "/" + b.Name }
+
+// refusal is the end of the rule for packets to a service without backends, with its comment; "" if there is
+// no such rule.
+func (s Service) refusal() string {
+	switch s.Empty {
+	case Reject:
+		return comment(s.Name+"/reject") + " -j REJECT --reject-with icmp-port-unreachable"
+	case Drop:
+		return comment(s.Name+"/drop") + " -j DROP"
+	}
+	return ""
+}
+
+// portName is what kube-proxy calls a port of a service; one without a name has its number and protocol.
+func (s Service) portName(p Port) string {
+	if p.Name != "" {
+		return s.Name + ":" + p.Name
+	}
+	return fmt.Sprintf("%s:%d/%s", s.Name, p.Number, conntrack.ProtocolName(p.Proto))
+}
+
+// external lists the addresses of a service besides its VIP.
+func (s Service) external() []netip.Addr {
+	return append(append([]netip.Addr(nil), s.ExternalIPs...), s.LoadBalancerIPs...)
+}
+
+// to matches packets to a port of an address.
+func to(a netip.Addr, proto uint8, port uint16) string {
+	return fmt.Sprintf("-d %s %s", netip.PrefixFrom(a, a.BitLen()), toPort(proto, port))
+}
+
+func toPort(proto uint8, port uint16) string {
+	name := conntrack.ProtocolName(proto)
+	return fmt.Sprintf("-p %s -m %s --dport %d", name, name, port)
+}
+
+// toNode matches what is addressed to the node itself.
+const toNode = "-m addrtype --dst-type LOCAL"
+
+// masqueradeMark is the mark of packets whose source is to be translated, as kube-proxy has it by default
+// (--iptables-masquerade-bit 14).
+const masqueradeMark = "0x4000/0x4000"
+
+// share gives the first of n remaining backends its part of the flows.
+func (s Service) share(n int) string {
+	switch {
+	case n == 1:
+		return ""
+	case s.ByTurns:
+		return fmt.Sprintf("-m statistic --mode nth --every %d --packet 0", n)
+	}
+	return fmt.Sprintf("-m statistic --mode random --probability %.11f", 1/float64(n))
 }
 
 // maxChain is the longest chain name that iptables takes.
 const maxChain = 28
 
-// Chain is the name of the service's chain.
+// Chain is the name of the chain of a service whose style is DNAT.
 func (s Service) Chain() string {
 	name := "svc-" + s.Name
 	if len(name) <= maxChain {
@@ -147,47 +236,4 @@ func (s Service) Chain() string {
 	h := fnv.New32a()
 	h.Write([]byte(s.Name))
 	return fmt.Sprintf("%s-%08x", name[:maxChain-9], h.Sum32())
-}
-
-// Comment is the comment of a backend's rules, and the key of its rule hits.
-func (s Service) Comment(b Backend) string { return s.Name + "/" + b.Name }
-
-func (s Service) rules(b *strings.Builder) {
-	for _, p := range s.Ports {
-		for i, be := range s.Backends {
-			proto := conntrack.ProtocolName(p.Proto)
-			fmt.Fprintf(b, "-A %s -d %s/32 -p %s -m %s --dport %d -m comment --comment %q%s -j DNAT --to-destination %s\n",
-				s.Chain(), s.VIP, proto, proto, p.Number, s.Comment(be), s.share(len(s.Backends)-i), netip.AddrPortFrom(be.Addr, p.Target))
-		}
-	}
-}
-
-// share gives the first of n remaining backends its part of the flows.
-func (s Service) share(n int) string {
-	switch {
-	case n == 1:
-		return ""
-	case s.ByTurns:
-		return fmt.Sprintf(" -m statistic --mode nth --every %d --packet 0", n)
-	}
-	return fmt.Sprintf(" -m statistic --mode random --probability %.11f", 1/float64(n))
-}
-
-// StaleEntries are the UDP entries that kube-proxy deletes after the rules of the service changed: those
-// with one of its frontends as original destination whose reply source is none of its backends
-// (pkg/proxy/conntrack/cleanup.go, CleanStaleEntries; since the fix of kubernetes/kubernetes#139628 also
-// when no backend is left). The form that looks at the reply source also catches entries without DNAT.
-func StaleEntries(s Service, table []conntrack.Entry) []conntrack.Entry {
-	var stale []conntrack.Entry
-	for _, e := range table {
-		if e.Orig.Proto != conntrack.UDP || e.Orig.Dst != s.VIP {
-			continue
-		}
-		frontend := slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Proto == conntrack.UDP && p.Number == e.Orig.DstPort })
-		serving := slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Addr == e.Reply.Src })
-		if frontend && !serving {
-			stale = append(stale, e)
-		}
-	}
-	return stale
 }

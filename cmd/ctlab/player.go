@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"ctlab/checks/trace"
+	"ctlab/lab"
+	"ctlab/lab/report"
+)
+
+// player plays labs, some of them at once, and tells a person who waits what is being done.
+type player struct {
+	play func(context.Context, *lab.Lab, lab.Progress) *lab.Result
+
+	mu    sync.Mutex
+	w     io.Writer // progress and warnings
+	live  bool      // one line that changes, as on a terminal
+	drawn bool
+}
+
+func newPlayer(stderr io.Writer) *player { return &player{w: stderr, live: isTerminal(stderr)} }
+
+// playAll plays labs, n at once, and hands over each result in the order of the labs as soon as it is there.
+// It ends early when a lab cannot be played on this machine, and when it is interrupted. The code is the
+// exit code that outweighs the others.
+func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(*lab.Result) error) (results []*lab.Result, code int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	pending := make([]chan *lab.Result, len(labs))
+	for i := range pending {
+		pending[i] = make(chan *lab.Result, 1)
+	}
+	next := make(chan int, len(labs))
+	for i := range labs {
+		next <- i
+	}
+	close(next)
+	for range max(1, n) {
+		wg.Go(func() {
+			for i := range next {
+				if ctx.Err() == nil {
+					pending[i] <- p.play(ctx, labs[i], p.saying(labs[i]))
+				}
+				close(pending[i])
+			}
+		})
+	}
+	for i := range labs {
+		r := <-pending[i]
+		if r == nil {
+			return results, exitInterrupted, nil
+		}
+		p.done()
+		if err := cannotRun(r.Err); err != nil {
+			cancel()
+			return nil, 0, exit(exitCannotRun, err)
+		}
+		results = append(results, r)
+		if err := each(r); err != nil {
+			cancel()
+			return nil, 0, exit(exitBroken, err)
+		}
+		code = worse(code, exitCode(r.Verdict()))
+		if code == exitInterrupted {
+			return results, code, nil
+		}
+	}
+	return results, code, nil
+}
+
+func exitCode(v lab.Verdict) int {
+	switch v {
+	case lab.Pass:
+		return exitPass
+	case lab.Fail:
+		return exitFail
+	case lab.Unclear:
+		return exitInconclusive
+	case lab.Interrupted:
+		return exitInterrupted
+	}
+	return exitBroken
+}
+
+// labName is the name of a lab and its variant.
+func labName(l *lab.Lab) string {
+	if l.Variant == "" {
+		return l.Name
+	}
+	return l.Name + "/" + l.Variant
+}
+
+// saying is the progress of one lab.
+func (p *player) saying(l *lab.Lab) lab.Progress {
+	return func(what string) { p.say(labName(l), what) }
+}
+
+// lineWide is how much of a line that changes is drawn: a longer one would wrap and stay.
+const lineWide = 78
+
+func (p *player) say(name, what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.live {
+		fmt.Fprintf(p.w, "ctlab: %s: %s\n", name, what)
+		return
+	}
+	line := name + ": " + what
+	fmt.Fprintf(p.w, "\r\x1b[K%s", line[:min(len(line), lineWide)])
+	p.drawn = true
+}
+
+// warn writes a line that stays.
+func (p *player) warn(l *lab.Lab, what string) {
+	p.done()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.w, "ctlab: %s: %s\n", labName(l), what)
+}
+
+// done takes the line that changes away.
+func (p *player) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drawn {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	fi, err := f.Stat()
+	return err == nil && fi.Mode()&os.ModeCharDevice != 0 && !strings.HasSuffix(f.Name(), "null")
+}
+
+func useColor(cmd *cobra.Command) bool {
+	if off, err := cmd.Flags().GetBool("no-color"); err != nil || off || os.Getenv("NO_COLOR") != "" {
+		return false
+	}
+	return isTerminal(cmd.OutOrStdout())
+}
+
+// outputs are the forms in which results are wanted.
+type outputs struct {
+	json         bool
+	junit, trace string
+
+	junitFile, traceFile *os.File
+	written              int
+}
+
+func (o *outputs) flags(c *cobra.Command) {
+	c.Flags().BoolVar(&o.json, "json", false, "print one JSON document in place of reports (docs/json.md)")
+	c.Flags().StringVar(&o.junit, "junit", "", "write a JUnit report to this file")
+	c.Flags().StringVar(&o.trace, "trace", "", "write what went in and what was seen to this file, for ctlab replay and explain")
+}
+
+// open makes the files before anything is played.
+func (o *outputs) open() error {
+	for _, f := range []struct {
+		flag, path string
+		file       **os.File
+	}{{"--junit", o.junit, &o.junitFile}, {"--trace", o.trace, &o.traceFile}} {
+		if f.path == "" {
+			continue
+		}
+		var err error
+		if *f.file, err = os.Create(f.path); err != nil {
+			return fmt.Errorf("%s: %w", f.flag, err)
+		}
+	}
+	return nil
+}
+
+// write gives out a result as soon as it is there: the text of the report, and the traces.
+func (o *outputs) write(cmd *cobra.Command, r *lab.Result, opt report.Options) error {
+	if o.traceFile != nil {
+		if err := trace.Write(o.traceFile, r.Evidence.Traces...); err != nil {
+			return fmt.Errorf("write trace: %w", err)
+		}
+	}
+	if o.json {
+		return nil
+	}
+	if o.written++; o.written > 1 {
+		fmt.Fprintln(cmd.OutOrStdout())
+	}
+	if err := report.Text(cmd.OutOrStdout(), r, opt); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+// finish writes what is made of all results together, closes the files and gives the exit code.
+func (o *outputs) finish(cmd *cobra.Command, d report.Document, results []*lab.Result, code int) error {
+	if o.json {
+		if err := d.Write(cmd.OutOrStdout()); err != nil {
+			return exit(exitBroken, fmt.Errorf("write JSON: %w", err))
+		}
+	}
+	if o.junitFile != nil {
+		if err := report.JUnit(o.junitFile, results); err != nil {
+			return exit(exitBroken, fmt.Errorf("write JUnit report: %w", err))
+		}
+	}
+	for _, f := range []*os.File{o.junitFile, o.traceFile} {
+		if f == nil {
+			continue
+		}
+		if err := f.Close(); err != nil {
+			return exit(exitBroken, fmt.Errorf("write %s: %w", f.Name(), err))
+		}
+	}
+	return exit(code, nil)
+}

@@ -1,0 +1,138 @@
+package lab
+
+import (
+	"strings"
+
+	"ctlab/checks"
+)
+
+func queryKeys() []key[*stepDraft] {
+	return append([]key[*stepDraft]{{"count", readQueryCount}}, later[*stepDraft]("together", "sockets", "data")...)
+}
+
+func readQueryCount(d *decoder, s *stepDraft, f field) {
+	if n, ok := d.number(f, 1, maxCount); ok {
+		s.Count = int(n)
+	}
+}
+
+func readQuery(d *decoder, s *stepDraft, f field) {
+	s.Count = 1
+	s.Clients = d.distinct(f, "client")
+}
+
+func startKeys() []key[*stepDraft] {
+	return append([]key[*stepDraft]{{"count", readQueryCount}}, later[*stepDraft]("sockets")...)
+}
+
+// readPrograms reads the clients and servers that are started or stopped.
+func readPrograms(d *decoder, s *stepDraft, f field) {
+	read := func(d *decoder, f field) (string, bool) {
+		if !d.isScalar(f, "the name of a client or a server") {
+			return "", false
+		}
+		name := f.value.text
+		switch there := d.names.programs[name]; {
+		case there.kind == "client":
+			s.Clients = append(s.Clients, name)
+		case there.kind == "server":
+			s.Servers = append(s.Servers, name)
+		default:
+			d.noProgram(f, name)
+			return "", false
+		}
+		return name, true
+	}
+	d.distinctOf(f, d.many(f, "client", "server"), read)
+	s.Clients, s.Servers = unique(s.Clients), unique(s.Servers)
+}
+
+// unique drops names that stand again, which was reported.
+func unique(names []string) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, n := range names {
+		if !seen[n] {
+			seen[n] = true
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (d *decoder) noProgram(f field, name string) {
+	if d.broken["clients"] || d.broken["servers"] {
+		return
+	}
+	all := append(append([]string(nil), d.names.order["client"]...), d.names.order["server"]...)
+	if is, there := d.names.places[name]; there {
+		d.fail(f.value, "clients and servers: "+some(all), "%s: %q is a %s, not a client or a server", f.name(), name, is.kind)
+		return
+	}
+	d.fail(f.value, checks.DidYouMean(name, all, "clients and servers: "+some(all)), "%s: no client or server %s", f.name(), checks.Quote(name))
+}
+
+// readStart reads what is started. Clients go on until they are stopped, unless a count is given.
+func readStart(d *decoder, s *stepDraft, f field) {
+	readPrograms(d, s, f)
+	for _, name := range []string{"count", "every"} {
+		if own, given := s.own[name]; given && len(s.Clients) == 0 && len(s.Servers) > 0 {
+			d.fail(own.key, "", "start: %s is for clients", name)
+		}
+	}
+}
+
+func stopKeys() []key[*stepDraft] {
+	return append([]key[*stepDraft]{{"since", readSince}, {"death", readDeath}}, later[*stepDraft]("sockets", "how")...)
+}
+
+func readStop(d *decoder, s *stepDraft, f field) {
+	readPrograms(d, s, f)
+	if len(s.Servers) > 0 {
+		s.Death = DeathProcess
+	}
+	if own, given := s.own["death"]; given && len(s.Servers) == 0 && len(s.Clients) > 0 {
+		d.fail(own.key, "", "stop: death is for servers")
+	}
+	if own, given := s.own["since"]; given && len(s.Clients) == 0 && len(s.Servers) > 0 {
+		d.fail(own.key, "", "stop: since is for clients")
+	}
+}
+
+// sends reports whether the step has requests that can be judged.
+func (s *stepDraft) sends() bool {
+	return s.Kind == Query || s.Kind == Stop && (len(s.Clients) > 0 || len(s.Servers) == 0)
+}
+
+func restartKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{
+		{"on", func(d *decoder, s *stepDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"death", readDeath},
+		{"follow", func(d *decoder, s *stepDraft, f field) {
+			s.NoFollow = d.oneOf(f, []string{"true", "false"}) == "false"
+		}},
+	}
+}
+
+func readRestart(d *decoder, s *stepDraft, f field) {
+	s.Server, _ = d.refer(f, "server")
+}
+
+// readDeath reads a death by its word, or {reuse: NODE}.
+func readDeath(d *decoder, s *stepDraft, f field) {
+	words := []string{string(DeathProcess), string(DeathAddress), string(DeathRoute), string(DeathDrop)}
+	if f.value.kind != mapping {
+		if v := f.value; v.kind == scalar && v.text == string(DeathReuse) {
+			d.fail(v, "{reuse: NODE}", "death: reuse by which node?")
+			return
+		}
+		s.Death = Death(d.oneOf(f, words))
+		return
+	}
+	if len(f.value.fields) != 1 || f.value.fields[0].name() != string(DeathReuse) {
+		d.fail(f.value, "{reuse: NODE}", "death: a map instead of one of %s", strings.Join(words, ", "))
+		return
+	}
+	s.Death = DeathReuse
+	s.Reuse, _ = d.host(f.value.fields[0])
+}

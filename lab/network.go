@@ -1,0 +1,217 @@
+package lab
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+func backendsKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{
+		{"set", func(d *decoder, s *stepDraft, f field) { s.Set, s.HasSet = d.backends(f), true }},
+		{"add", func(d *decoder, s *stepDraft, f field) { s.Add = d.hosts(f) }},
+		{"remove", func(d *decoder, s *stepDraft, f field) { s.Remove = d.hosts(f) }},
+	}
+}
+
+func readSetBackends(d *decoder, s *stepDraft, f field) {
+	s.Service, _ = d.refer(f, "service")
+	set, sets := s.own["set"]
+	_, adds := s.own["add"]
+	_, removes := s.own["remove"]
+	switch {
+	case sets && (adds || removes):
+		d.fail(set.key, "set says it all", "backends: both set and add or remove")
+	case !sets && !adds && !removes:
+		d.fail(f.key, "set: NODE, add: NODE, or remove: NODE", "backends: nothing says what changes")
+	}
+}
+
+func rulesKeys() []key[*stepDraft] {
+	return append([]key[*stepDraft]{
+		{"change", func(d *decoder, s *stepDraft, f field) {
+			if !d.isScalar(f, "lines as typed after iptables") || d.isCut(f) {
+				return
+			}
+			if err := checkTyped(f.value.text); err != nil {
+				d.fail(f.value, "replace takes what iptables-save prints", "change: %s", err)
+			}
+			s.Change = f.value.text
+		}},
+		{"replace", func(d *decoder, s *stepDraft, f field) {
+			s.HasReplace = true
+			if !isNone(f.value) {
+				s.Replace = d.rulesTexts(f)
+			}
+		}},
+	}, later[*stepDraft]("family")...)
+}
+
+func readSetRules(d *decoder, s *stepDraft, f field) {
+	if n := d.oneNode(f); n != nil {
+		s.Nodes = []string{n.Name}
+		if !n.Router && !d.broken["node "+n.Name] {
+			d.fail(f.value, "on routers so far", "rules: rules of a host are not supported yet")
+		}
+	}
+	d.oneOfKeys(s, f, "change", "replace")
+}
+
+// oneOfKeys reports a step that has none of some keys, or several.
+func (d *decoder) oneOfKeys(s *stepDraft, f field, keys ...string) {
+	var found []string
+	for _, k := range keys {
+		if _, given := s.own[k]; given {
+			found = append(found, k)
+		}
+	}
+	switch len(found) {
+	case 0:
+		d.fail(f.key, strings.Join(keys, ": or ")+":", "%s: nothing says what changes", s.Kind)
+	case 1:
+	default:
+		d.fail(s.own[found[1]].key, "make two steps of it", "%s: both %s and %s", s.Kind, found[0], found[1])
+	}
+}
+
+// oneNode is the node of its name, or nil.
+func (d *decoder) oneNode(f field) *Node {
+	name, ok := d.refer(f, "node")
+	if !ok {
+		return nil
+	}
+	return d.names.nodes[name]
+}
+
+// linkEnd reads NODE:DEV; a default stands for a DEV that is left out.
+func (d *decoder) linkEnd(s *stepDraft, f field, dev string) *Node {
+	if !d.isScalar(f, "a link end such as node:app") {
+		return nil
+	}
+	name, given, both := strings.Cut(f.value.text, ":")
+	n := d.oneNode(field{f.key, copyOf(f.value, name, f.value.copy)})
+	switch {
+	case n == nil:
+		return nil
+	case both:
+		dev = given
+	case dev == "":
+		devs := d.devices(n)
+		d.fail(f.value, n.Name+":"+devs[0], "%s: which link of %s?", f.name(), n.Name)
+		return nil
+	case n.Router:
+		d.fail(f.value, n.Name+":"+d.devices(n)[0], "%s: %s is a router; which of its devices?", f.name(), n.Name)
+		return nil
+	}
+	if !d.device(f, n, dev, strings.LastIndex(f.value.text, dev)) {
+		return nil
+	}
+	s.Nodes, s.Dev = []string{n.Name}, dev
+	return n
+}
+
+func linkKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{
+		{"set", func(d *decoder, s *stepDraft, f field) { s.LinkState = d.oneOf(f, []string{"up", "down", "gone"}) }},
+	}
+}
+
+func readSetLink(d *decoder, s *stepDraft, f field) {
+	if d.linkEnd(s, f, ""); s.Dev == "lo" {
+		d.fail(f.value, "", "link: lo stays")
+	}
+	d.stepNeeds(s, "set", "set: up, down, or gone")
+}
+
+func addressKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{
+		{"add", func(d *decoder, s *stepDraft, f field) { s.AddAddress = d.prefixes(f) }},
+		{"del", func(d *decoder, s *stepDraft, f field) { s.DelAddress = d.prefixes(f) }},
+	}
+}
+
+func (d *decoder) prefixes(f field) []netip.Prefix {
+	var out []netip.Prefix
+	for _, item := range d.list(f) {
+		if p, ok := d.addressOrPrefix(item); ok && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func readSetAddress(d *decoder, s *stepDraft, f field) {
+	d.linkEnd(s, f, "eth0")
+	_, adds := s.own["add"]
+	if _, dels := s.own["del"]; !adds && !dels {
+		d.fail(f.key, "add: ADDRESS/LENGTH, or del: ADDRESS/LENGTH", "address: nothing says what changes")
+	}
+}
+
+// routeKeys only know their names: which route is meant depends on the node, see readSetRoute.
+func routeKeys() []key[*stepDraft] {
+	ignore := func(*decoder, *stepDraft, field) {}
+	return []key[*stepDraft]{{"add", ignore}, {"del", ignore}, {"replace", ignore}}
+}
+
+func readSetRoute(d *decoder, s *stepDraft, f field) {
+	d.oneOfKeys(s, f, "add", "del", "replace")
+	n := d.oneNode(f)
+	if n == nil {
+		return
+	}
+	s.Nodes = []string{n.Name}
+	for _, op := range []string{"add", "del", "replace"} {
+		routes, given := s.own[op]
+		if !given {
+			continue
+		}
+		s.RouteOp = op
+		for _, item := range d.list(routes) {
+			if r, ok := d.route(item, n); ok {
+				s.Routes = append(s.Routes, r)
+			}
+		}
+	}
+}
+
+func execKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{
+		{"on", func(d *decoder, s *stepDraft, f field) {
+			if name, ok := d.refer(f, "node"); ok {
+				s.Nodes = []string{name}
+			}
+		}},
+	}
+}
+
+// readExec reads a command and its arguments. Without on it runs on the only router.
+func readExec(d *decoder, s *stepDraft, f field) {
+	if f.value.kind != sequence {
+		hint := "[PROGRAM, ARGUMENT, ...]"
+		if f.value.kind == scalar && f.value.style != block {
+			hint = "[" + strings.Join(strings.Fields(f.value.text), ", ") + "]"
+		}
+		d.fail(f.value, hint, "exec: a command is a list; no shell reads it")
+		return
+	}
+	for _, item := range d.list(f) {
+		if d.isScalar(item, "a program or an argument") {
+			s.Argv = append(s.Argv, item.value.text)
+		}
+	}
+	if _, given := s.own["on"]; given {
+		return
+	}
+	var routers []string
+	for _, n := range d.lab.Nodes {
+		if n.Router {
+			routers = append(routers, n.Name)
+		}
+	}
+	if len(routers) == 1 {
+		s.Nodes = routers
+	} else if !d.broken["nodes"] {
+		d.fail(f.key, "on: NODE", "exec: on which of the nodes? %s", some(d.names.order["node"]))
+	}
+}

@@ -1,0 +1,151 @@
+package lab
+
+import (
+	"cmp"
+	"net/netip"
+	"strings"
+
+	"ctlab/checks"
+)
+
+// dnsPort is where servers answer and hosts are asked.
+const dnsPort = 53
+
+// serverDraft is a server while it is read.
+type serverDraft struct {
+	*Server
+	listen field
+}
+
+func serverKeys() []key[*serverDraft] {
+	return append([]key[*serverDraft]{
+		{"on", func(d *decoder, s *serverDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"listen", func(_ *decoder, s *serverDraft, f field) { s.listen = f }},
+		{"autostart", func(d *decoder, s *serverDraft, f field) {
+			s.Stopped = d.oneOf(f, []string{"true", "false"}) == "false"
+		}},
+		{"dns", func(d *decoder, s *serverDraft, f field) {
+			if d.isMap("servers."+s.Name+".dns", f.value, "a map; {} answers every name") {
+				keys := later[*serverDraft]("zone", "records", "delay", "rcode", "ttl")
+				readMap(d, "servers."+s.Name+".dns", f.value.fields, keys, s)
+			}
+		}},
+	}, later[*serverDraft]("echo", "exec", "ready")...)
+}
+
+func (d *decoder) readServers() {
+	section := d.sections["servers"]
+	if section == nil {
+		return
+	}
+	there := sockets{}
+	for _, f := range section.fields {
+		s := &serverDraft{Server: &Server{Pos: d.pos(f.key), Name: f.name(), Port: dnsPort}}
+		d.lab.Servers = append(d.lab.Servers, s.Server)
+		d.names.servers[s.Name] = s.Server
+		context := "servers." + s.Name
+		if !d.isMap(context, f.value, "a map, such as {on: NODE, dns: {}}") {
+			continue
+		}
+		readMap(d, context, f.value.fields, serverKeys(), s)
+		d.require(f, context, "on", "on: NODE")
+		if f.value.find("echo") < 0 && f.value.find("exec") < 0 {
+			d.require(f, context, "dns", "dns: {}")
+		}
+		if known := d.readListen(f, s); !known || s.On == "" || s.Stopped {
+			continue
+		}
+		if other := there.other(s.Server, s.On); other != nil {
+			d.fail(f.value.get("on"), "", "%s: %s (line %d) answers on port %d of %s already", s.Name, other.Name, other.Pos.Line, s.Port, s.On)
+		}
+		there[s.Server] = s.On
+	}
+}
+
+// readListen reads an address, any, one of them with a port, or a port alone. A router has one address on each link, so
+// its servers must say which. It reports whether it is known where the server listens.
+func (d *decoder) readListen(f field, s *serverDraft) bool {
+	n := d.names.nodes[s.On]
+	if s.listen.key == nil {
+		if n != nil && n.Router && len(d.routerAddresses()[n.Name]) != 1 {
+			d.fail(f.key, "listen: any, or one of its addresses", "servers.%s: %s is a router, which has no single address", s.Name, n.Name)
+			return false
+		}
+		if n != nil && n.Router {
+			s.Listen = d.routerAddresses()[n.Name][0]
+		}
+		return true
+	}
+	if !d.isScalar(s.listen, "an address, or any") {
+		return false
+	}
+	if n, err := checks.ParseNumber(s.listen.value.text); err == nil { // a port alone, of whatever address
+		if n < 1 || n > 65535 {
+			d.fail(s.listen.value, "", "listen: %d is no port", n)
+		}
+		s.Port = uint16(n)
+		return n >= 1 && n <= 65535
+	}
+	host, port, ok := d.endpoint(s.listen)
+	if !ok {
+		return false
+	}
+	s.Port = cmp.Or(port, s.Port)
+	if host.text == "any" {
+		s.Listen = netip.IPv4Unspecified()
+		return true
+	}
+	a, ok := d.hostAddr(s.listen, host)
+	if s.Listen = a; ok && n != nil && !s.Stopped && !d.has(n, a) {
+		d.fail(s.listen.value, "local: "+a.String()+" gives it one", "listen: %s has no address %s", n.Name, a)
+	}
+	return ok
+}
+
+// endpoint splits HOST or HOST:PORT; without a port it is 0.
+func (d *decoder) endpoint(f field) (placed, uint16, bool) {
+	text := f.value.text
+	host, number, given := strings.Cut(text, ":")
+	switch {
+	case strings.Count(text, ":") > 1:
+		d.fail(f.value, "", "%s: IPv6 is not supported yet", f.name())
+		return placed{}, 0, false
+	case !given:
+		return placed{host, 0}, 0, true
+	}
+	n, err := checks.ParseNumber(number)
+	if err == nil && (n < 1 || n > 65535) {
+		err = &checks.LineError{Len: len(number), Msg: number + " is no port"}
+	}
+	if err != nil {
+		err.Offset += len(host) + 1
+		d.failAt(f.value, err, f.name())
+		return placed{}, 0, false
+	}
+	return placed{host, 0}, uint16(n), true
+}
+
+// sockets are the servers that run, and where.
+type sockets map[*Server]string
+
+// other is a server on the node that has the server's socket.
+func (there sockets) other(s *Server, on string) *Server {
+	var found *Server
+	for o, node := range there {
+		if o == s || node != on || o.Port != s.Port {
+			continue
+		}
+		same := o.Listen == s.Listen || o.Listen.IsValid() && o.Listen.IsUnspecified() || s.Listen.IsValid() && s.Listen.IsUnspecified()
+		if same && (found == nil || o.Pos.Line < found.Pos.Line) {
+			found = o
+		}
+	}
+	return found
+}
+
+// require reports a key that is missing from the map of a name.
+func (d *decoder) require(f field, context, key, hint string) {
+	if f.value.find(key) < 0 {
+		d.fail(f.key, hint, "%s: %q is missing", context, key)
+	}
+}

@@ -1,0 +1,94 @@
+package sim
+
+import (
+	"net/netip"
+
+	"ctlab/checks/conntrack"
+)
+
+// receive handles a packet that arrives on a device.
+func (n *node) receive(d *device, p conntrack.Packet) {
+	if n.tracked != nil {
+		n.tracked.receive(d.name, p)
+		return
+	}
+	// A host does not forward, and takes packets from its own address for martians (fib_validate_source).
+	if !n.has(p.Dst) || n.has(p.Src) {
+		return
+	}
+	n.input(p, false)
+}
+
+// input is the host's own stack.
+func (n *node) input(p conntrack.Packet, looped bool) {
+	switch {
+	case p.Proto == conntrack.ICMP && p.About != nil:
+		n.hearError(icmpError{p.ICMPType, p.ICMPCode, *p.About})
+	case p.Proto == conntrack.UDP && !n.deliver(p):
+		n.refuse(p, looped)
+	}
+}
+
+// quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
+const quoteLimit = 576 - ipHeader - icmpHeader
+
+// refuse answers a datagram that nobody reads with port unreachable, as often as the rate limit allows; there
+// is none on lo.
+func (n *node) refuse(p conntrack.Packet, looped bool) {
+	about := p
+	e := conntrack.Packet{Proto: conntrack.ICMP, ICMPType: unreachable, ICMPCode: portUnreachable, Src: p.Dst, Dst: p.Src,
+		Len: ipHeader + icmpHeader + min(p.Len, quoteLimit), ID: n.g.nextID(), TTL: n.ttl(), About: &about}
+	if looped || n.allows(e.Dst) {
+		n.output(e)
+	}
+}
+
+// output sends a packet of the host's own.
+func (n *node) output(p conntrack.Packet) {
+	if n.has(p.Dst) {
+		n.g.after(0, func() { n.input(p, true) })
+		return
+	}
+	r, ok := n.route(p.Dst)
+	if !ok {
+		return
+	}
+	h := hop{r.Dev, p.Dst}
+	if r.Via.IsValid() {
+		h.addr = r.Via
+	}
+	if n.known[h] {
+		n.wire(h.dev, p)
+		return
+	}
+	n.waiting[h] = append(n.waiting[h], p)
+	n.search(h, p.Src)
+}
+
+func (n *node) ttl() uint8 { return uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)) }
+
+// bucket is the token bucket of ICMP errors towards one destination (inet_peer_xrlim_allow): a token each
+// icmp_ratelimit, at most six of them. A new one is full.
+type bucket struct {
+	tokens int64 // ticks
+	last   int64 // tick
+}
+
+const burst = 6
+
+// allows takes a token for an ICMP error.
+func (n *node) allows(to netip.Addr) bool {
+	cost := n.sysctl("net.ipv4.icmp_ratelimit", 1000) * hz / 1000
+	now := n.g.now / tick
+	b := n.errors[to]
+	if b == nil {
+		b = &bucket{tokens: burst * cost, last: now}
+		n.errors[to] = b
+	}
+	b.tokens, b.last = min(b.tokens+now-b.last, burst*cost), now
+	if b.tokens < cost {
+		return false
+	}
+	b.tokens -= cost
+	return true
+}

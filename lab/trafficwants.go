@@ -1,0 +1,252 @@
+package lab
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"ctlab/checks"
+)
+
+// trafficKeys are what can be demanded of requests.
+func trafficKeys() []key[*wantDraft] {
+	var keys []key[*wantDraft]
+	for _, what := range countNames() {
+		keys = append(keys, key[*wantDraft]{what, readCount})
+	}
+	return append(keys, []key[*wantDraft]{
+		{"by", readBy}, {"each", readEach}, {"clients", readClientsWant}, {"latency", readLatency},
+		{"outage", func(d *decoder, w *wantDraft, f field) {
+			if t, ok := d.timeWant(f); ok {
+				w.traffic().Outage = &t
+			}
+		}},
+	}...)
+}
+
+func trafficNames() []string {
+	var names []string
+	for _, k := range trafficKeys() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// bareClass is a class alone: all requests are of it.
+func (d *decoder) bareClass(f field, context string) *TrafficWant {
+	what := f.value.text
+	names := slices.DeleteFunc(countNames(), func(n string) bool { return n == "sent" })
+	if !slices.Contains(names, what) {
+		hint := checks.DidYouMean(what, names, "lost (any), timeout, refused, unreachable, error")
+		d.fail(f.value, hint, "%s: %s is no result", context, checks.Quote(what))
+		return nil
+	}
+	pos := d.pos(f.value)
+	return &TrafficWant{Counts: []CountWant{{pos, what, Number{Pos: pos, All: true, Text: "all"}}}}
+}
+
+func (w *wantDraft) traffic() *TrafficWant {
+	if w.Traffic == nil {
+		w.Traffic = &TrafficWant{}
+	}
+	return w.Traffic
+}
+
+func readCount(d *decoder, w *wantDraft, f field) {
+	if n, ok := d.wantedNumber(w, f, f.name() != "sent"); ok {
+		t := w.traffic()
+		t.Counts = append(t.Counts, CountWant{d.pos(f.key), f.name(), n})
+	}
+}
+
+// readBy reads who answered: a node alone means all answers.
+func readBy(d *decoder, w *wantDraft, f field) {
+	t := w.traffic()
+	if f.value.kind != mapping {
+		if name, ok := d.refer(f, "node"); ok {
+			pos := d.pos(f.value)
+			t.By = append(t.By, ByWant{d.pos(f.key), name, Number{Pos: pos, All: true, Text: "all"}})
+		}
+		return
+	}
+	if len(f.value.fields) == 0 {
+		d.fail(f.value, "by: NODE", "by: an empty map")
+	}
+	for _, item := range f.value.fields {
+		name, known := d.refer(field{f.key, item.key}, "node")
+		if n, ok := d.wantedNumber(w, item, true); ok && known {
+			t.By = append(t.By, ByWant{d.pos(item.key), name, n})
+		}
+	}
+}
+
+// readControl reads what is wanted of the control clients: the same as of the others.
+func readControl(d *decoder, w *wantDraft, f field) {
+	if !d.controlled(w.step.Clients) {
+		d.fail(f.key, "clients: {"+firstOr(w.step.Clients, "CLIENT")+": {control: true, ...}}", "control: no client of the step has control: true")
+		return
+	}
+	if t := d.innerTraffic(w, f, trafficKeys()); t != nil {
+		w.traffic().Control = t
+	}
+}
+
+// readEach reads what is wanted of each client by itself.
+func readEach(d *decoder, w *wantDraft, f field) {
+	keys := slices.DeleteFunc(trafficKeys(), func(k key[*wantDraft]) bool { return k.name == "each" || k.name == "clients" })
+	if t := d.innerTraffic(w, f, keys); t != nil {
+		w.traffic().Each = t
+	}
+}
+
+// innerTraffic reads a class, or a map of wants.
+func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft]) *TrafficWant {
+	if f.value.kind == scalar && f.value.text != "" {
+		return d.bareClass(f, f.name())
+	}
+	if !d.isMap(f.name(), f.value, "a class or a map of them") {
+		return nil
+	}
+	if len(f.value.fields) == 0 {
+		d.fail(f.value, f.name()+": answered", "%s: an empty map", f.name())
+	}
+	inner := &wantDraft{Want: &Want{}, step: w.step, kind: w.kind, run: w.run}
+	readMap(d, f.name(), f.value.fields, keys, inner)
+	return inner.Traffic
+}
+
+// controlled reports whether one of the clients has a control; names that are wrong count as if.
+func (d *decoder) controlled(clients []string) bool {
+	for _, c := range clients {
+		if d.names.clients[c] == nil || d.names.clients[c].Control {
+			return true
+		}
+	}
+	return len(clients) == 0
+}
+
+func firstOr(names []string, or string) string {
+	if len(names) > 0 {
+		return names[0]
+	}
+	return or
+}
+
+// readClientsWant reads which clients had all of their requests end in one way: {CLASS: NAMES}, and
+// {by: {NODE: NAMES}}.
+func readClientsWant(d *decoder, w *wantDraft, f field) {
+	if !d.isMap(f.name(), f.value, "a map, such as {answered: [NAME, NAME]}") {
+		return
+	}
+	if len(f.value.fields) == 0 {
+		d.fail(f.value, "clients: {answered: NAME}", "clients: an empty map")
+	}
+	for _, item := range f.value.fields {
+		switch name := item.name(); {
+		case name == "by":
+			d.clientsBy(w, item)
+		case slices.Contains(countNames(), name) && name != "sent":
+			d.clientsWant(w, item, name)
+		default:
+			d.unknownKey("clients", item.key, append(slices.DeleteFunc(countNames(), func(n string) bool { return n == "sent" }), "by"))
+		}
+	}
+}
+
+func (d *decoder) clientsBy(w *wantDraft, f field) {
+	if !d.isMap("by", f.value, "a map, such as {NODE: [NAME, NAME]}") {
+		return
+	}
+	for _, item := range f.value.fields {
+		if name, ok := d.refer(field{f.key, item.key}, "node"); ok {
+			d.clientsWant(w, item, "by."+name)
+		}
+	}
+}
+
+// clientsWant reads names of clients, none, or {same-as: STEP.clients.WHAT}.
+func (d *decoder) clientsWant(w *wantDraft, f field, what string) {
+	c := ClientsWant{Pos: d.pos(f.key), What: what}
+	switch {
+	case f.value.kind == mapping:
+		if len(f.value.fields) != 1 || f.value.fields[0].name() != "same-as" {
+			d.fail(f.value, "{same-as: STEP.clients."+what+"}", "%s: a map instead of names", f.name())
+			return
+		}
+		path := f.value.fields[0]
+		if !d.isScalar(path, "the path of a result") || !d.clientsPath(w, path) {
+			return
+		}
+		c.SameAs = path.value.text
+	case !isNone(f.value):
+		c.Names = d.distinct(f, "client")
+	}
+	t := w.traffic()
+	t.Clients = append(t.Clients, c)
+}
+
+// clientsPath checks [STEP.]clients.CLASS and [STEP.]clients.by.NODE.
+func (d *decoder) clientsPath(w *wantDraft, f field) bool {
+	step, name, called, ok := d.resultStep(w, f)
+	if !ok {
+		return false
+	}
+	what, of := strings.CutPrefix(name, "clients.")
+	if node, by := strings.CutPrefix(what, "by."); of && by && step.sends() {
+		return d.answerer(f, node)
+	}
+	if of && step.sends() && slices.Contains(countNames(), what) && what != "sent" {
+		return true
+	}
+	d.fail(f.value, "such as clients.answered, or clients.by.NODE", "same-as: %s has no clients %s", called, checks.Quote(name))
+	return false
+}
+
+// readLatency reads times of answered requests.
+func readLatency(d *decoder, w *wantDraft, f field) {
+	if !d.isMap(f.name(), f.value, "a map, such as {p99: ..10ms}") {
+		return
+	}
+	if len(f.value.fields) == 0 {
+		d.fail(f.value, "latency: {p99: ..10ms}", "latency: an empty map")
+	}
+	read := func(d *decoder, w *wantDraft, f field) {
+		if t, ok := d.timeWant(f); ok {
+			w.traffic().Latency = append(w.traffic().Latency, t)
+		}
+	}
+	readMap(d, "latency", f.value.fields, []key[*wantDraft]{{"p50", read}, {"p99", read}, {"max", read}}, w)
+}
+
+// timeWant reads a time or a range of times.
+func (d *decoder) timeWant(f field) (TimeWant, bool) {
+	t := TimeWant{Pos: d.pos(f.key), What: f.name(), Max: -1}
+	if !d.isScalar(f, "a time, or a range such as ..200ms") {
+		return t, false
+	}
+	t.Text = f.value.text
+	from, to, ranged := strings.Cut(t.Text, "..")
+	end := func(text string, at int, into *time.Duration) bool {
+		v, err := checks.ParseDuration(text)
+		if *into = v; err != nil {
+			err.Offset += at
+			d.failAt(f.value, err, f.name())
+		}
+		return err == nil
+	}
+	switch {
+	case !ranged:
+		ok := end(from, 0, &t.Min)
+		t.Max = t.Min
+		return t, ok
+	case from == "" && to == "":
+		d.fail(f.value, "..200ms, or 1.9s..", "%s: a range without ends", f.name())
+		return t, false
+	case from != "" && !end(from, 0, &t.Min), to != "" && !end(to, len(from)+2, &t.Max):
+		return t, false
+	case to != "" && t.Max < t.Min:
+		d.fail(f.value, to+".."+from, "%s: %s runs backwards", f.name(), checks.Quote(t.Text))
+		return t, false
+	}
+	return t, true
+}

@@ -1,0 +1,102 @@
+//go:build linux
+
+package labs_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"ctlab/checks/trace"
+	"ctlab/lab"
+	"ctlab/lab/live"
+	"ctlab/lab/play"
+)
+
+// Every bundled lab and each of its variants, on this kernel: all wants are met, kernel and model agree,
+// nothing was left to the timing, and the outcome is the one that was predicted.
+func TestLabsOnThisKernel(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	for _, v := range all(t) {
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			l := v.load(t)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			r := lab.Run(ctx, l, play.New(l, live.New(l)), lab.Options{})
+			free := 0
+			for _, c := range r.Comparisons {
+				free += c.Free["timing"]
+				if c.Verdict() != trace.Same {
+					t.Errorf("%s: %s", c.Header.Node, c.Verdict())
+				}
+			}
+			agree(t, predict(v.load(t), seed), r)
+			if r.Verdict() != lab.Pass || free > 0 || t.Failed() {
+				t.Errorf("%s, %d timing choices\n%s", r.Verdict(), free, text(t, r))
+			}
+		})
+	}
+}
+
+// agree holds a prediction against what the kernel did: each want was met or missed in both, and each query
+// step ended alike.
+func agree(t *testing.T, predicted, seen *lab.Result) {
+	t.Helper()
+	if len(predicted.Steps) != len(seen.Steps) {
+		t.Fatalf("predicted %d steps, played %d", len(predicted.Steps), len(seen.Steps))
+	}
+	for i, p := range predicted.Steps {
+		s := seen.Steps[i]
+		if p.Step.Kind == lab.Query && !atRandom(predicted.Lab) {
+			if a, b := classes(p), classes(s); a != b {
+				t.Errorf("step %d: predicted %s, on the kernel %s", p.Step.Index, a, b)
+			}
+		}
+		for j := range p.Wants {
+			if j < len(s.Wants) && p.Wants[j].OK != s.Wants[j].OK {
+				t.Errorf("%s: predicted %t (%s), on the kernel %t (%s)", p.Wants[j].Pos, p.Wants[j].OK, p.Wants[j].Got, s.Wants[j].OK, s.Wants[j].Got)
+			}
+		}
+		if len(p.Wants) != len(s.Wants) {
+			t.Errorf("step %d: predicted %d wants, judged %d on the kernel", p.Step.Index, len(p.Wants), len(s.Wants))
+		}
+	}
+}
+
+// atRandom reports a lab in which chance decides which flows die: a service with several backends, at random.
+func atRandom(l *lab.Lab) bool {
+	for _, s := range l.Services {
+		if s.Balance == "random" && len(s.Backends) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// classes counts a step's requests by class, those from fresh ports by themselves.
+func classes(s lab.StepResult) string {
+	var parts []string
+	for _, control := range []bool{false, true} {
+		for _, c := range lab.Classes() {
+			n := 0
+			for _, a := range s.Outcome.Attempts {
+				if a.Control == control && a.Class == c {
+					n++
+				}
+			}
+			if n > 0 {
+				parts = append(parts, fmt.Sprintf("%s %d", c, n))
+			}
+		}
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,111 @@
+package labs_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"ctlab/checks/trace"
+	"ctlab/lab"
+	"ctlab/lab/play"
+	"ctlab/lab/report"
+	"ctlab/lab/sim"
+	"ctlab/labs"
+)
+
+// seed of the predictions in the tests; what is free must not decide a want, so any will do.
+const seed = 7
+
+// variant is a bundled lab, or one of its variants.
+type variant struct {
+	lab, name string
+	src       []byte
+}
+
+func (v variant) String() string { return strings.TrimSuffix(v.lab+"/"+v.name, "/") }
+
+func (v variant) load(t testing.TB) *lab.Lab {
+	t.Helper()
+	l, err := lab.Load(v.lab, v.src, v.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// all lists every bundled lab and each of its variants.
+func all(t testing.TB) []variant {
+	t.Helper()
+	var out []variant
+	for _, name := range labs.Names() {
+		src, ok := labs.Read(name)
+		if !ok {
+			t.Fatalf("no lab %s", name)
+		}
+		base := variant{lab: name, src: src}
+		out = append(out, base)
+		for _, v := range base.load(t).Variants {
+			out = append(out, variant{name, v.Name, src})
+		}
+	}
+	return out
+}
+
+func predict(l *lab.Lab, seed uint64) *lab.Result {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return lab.Run(ctx, l, play.New(l, sim.New(l, seed)), lab.Options{})
+}
+
+func text(t testing.TB, r *lab.Result) string {
+	t.Helper()
+	var b strings.Builder
+	if err := report.Text(&b, r, report.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// Every bundled lab and each of its variants, in the simulated world: all wants are met, nothing comes near a
+// boundary, and the prediction replays.
+func TestLabsPredicted(t *testing.T) {
+	for _, v := range all(t) {
+		t.Run(v.String(), func(t *testing.T) {
+			r := predict(v.load(t), seed)
+			for _, c := range r.Comparisons {
+				if c.Verdict() != trace.Same {
+					t.Errorf("%s: the prediction does not replay: %s", c.Header.Node, c.Verdict())
+				}
+			}
+			for _, m := range r.Evidence.Margins {
+				t.Errorf("%v: %s on %s: %v from a boundary", m.At, m.What, m.Node, m.Off)
+			}
+			if r.Verdict() != lab.Pass || t.Failed() {
+				t.Errorf("%s\n%s", r.Verdict(), text(t, r))
+			}
+		})
+	}
+}
+
+// What is free decides no want.
+func TestLabsPredictedWithOtherSeeds(t *testing.T) {
+	for _, v := range all(t) {
+		for s := range uint64(5) {
+			if r := predict(v.load(t), 100+s); r.Verdict() != lab.Pass {
+				t.Errorf("%s, seed %d: %s\n%s", v, 100+s, r.Verdict(), text(t, r))
+			}
+		}
+	}
+}
+
+func BenchmarkPredict(b *testing.B) {
+	for _, v := range all(b) {
+		l := v.load(b)
+		b.Run(v.String(), func(b *testing.B) {
+			for b.Loop() {
+				predict(l, seed)
+			}
+		})
+	}
+}
