@@ -88,7 +88,7 @@ func (g *Ground) open(c *lab.Client, port uint16) (*socket, error) {
 	var conn traffic.Socket = udp
 	if t := g.trackedNode(c.On); t != nil {
 		own := &ownSocket{UDP: udp, node: t}
-		t.rec.did(at, trace.Socket, "open "+own.name(), "")
+		t.rec.called(at, trace.Socket, "open "+own.name())
 		conn = own
 	}
 	s.dns = traffic.NewDNS(conn, c.Question, dnsserver.IdentityName, c.Timeout)
@@ -162,7 +162,7 @@ func (s *ownSocket) Send(b []byte) error {
 func (s *ownSocket) Close() error {
 	name := s.name()
 	at, err := during(s.UDP.Close)
-	s.node.rec.did(at, trace.Socket, "close "+name, "")
+	s.node.rec.called(at, trace.Socket, "close "+name)
 	return err
 }
 

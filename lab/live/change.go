@@ -63,20 +63,42 @@ func (g *Ground) Link(node, dev, state string) error {
 		}
 		return fmt.Errorf("set %s of %s to %q: it can be up, down or gone", dev, node, state)
 	}
-	var at kernel.Moment
-	err := g.act(node,
-		func(n *topology.Node) (err error) {
-			at, err = during(func() error { return do(n) })
-			return err
-		},
-		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Link, dev+" "+state, "") })
-	if err != nil || state != "gone" {
+	n, err := g.node(node)
+	if err != nil {
 		return err
 	}
-	if spec := g.lab.Node(node); !spec.Router && dev == topology.HostDevice {
-		g.trackedNode(spec.Uplink).rec.did(at, trace.Link, spec.Port+" gone", "")
+	at, err := during(func() error { return do(n) })
+	if err != nil {
+		return err
+	}
+	if t := g.trackedNode(node); t != nil {
+		t.linkChanged(at, dev, state)
+	} else {
+		g.otherEnd(node, dev, state, at)
 	}
 	return nil
+}
+
+func (t *tracked) linkChanged(at kernel.Moment, dev, state string) {
+	t.rec.did(at, trace.Link, dev+" "+state, "")
+	if state != "up" {
+		t.rec.forgot(loss{at: at, dev: dev})
+	}
+}
+
+// otherEnd tells a host's router what became of its end of the link: it goes too, or has no carrier any
+// more and forgets its neighbours.
+func (g *Ground) otherEnd(host, dev, state string, at kernel.Moment) {
+	spec := g.lab.Node(host)
+	if dev != topology.HostDevice {
+		return
+	}
+	switch t := g.trackedNode(spec.Uplink); state {
+	case "gone":
+		t.linkChanged(at, spec.Port, state)
+	case "down":
+		t.rec.forgot(loss{at: at, dev: spec.Port, late: true})
+	}
 }
 
 // Address adds an address to a device or removes it.
@@ -94,6 +116,9 @@ func (g *Ground) Address(node, dev string, a netip.Prefix, add bool) error {
 				kind, t.own[a.Addr()] = trace.Address, true
 			}
 			t.rec.did(at, kind, dev+" "+a.String(), "")
+			if !add { // with the last one, neighbours go too
+				t.rec.forgot(loss{at: at, dev: dev})
+			}
 		})
 }
 
@@ -147,5 +172,8 @@ func (g *Ground) replaceRoute(node string, route topology.Route) error {
 func (g *Ground) Forget(node, dev string, a netip.Addr) error {
 	return g.act(node,
 		func(n *topology.Node) error { return n.ForgetNeighbour(dev, a) },
-		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Neigh, dev+" "+a.String(), "") })
+		func(t *tracked, at kernel.Moment) {
+			t.rec.did(at, trace.Neigh, dev+" "+a.String(), "")
+			t.rec.forgot(loss{at: at, dev: dev, addr: a})
+		})
 }

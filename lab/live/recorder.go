@@ -21,9 +21,10 @@ import (
 // recorder keeps everything that goes into a tracked node and everything that is seen of it, in
 // nanoseconds; ticks are put in at the end, when the clock is known best.
 type recorder struct {
-	mu   sync.Mutex
-	recs []raw
-	lost []string
+	mu     sync.Mutex
+	recs   []raw
+	losses []loss
+	lost   []string
 }
 
 // raw is a record before its ticks are known.
@@ -51,9 +52,10 @@ func (r *recorder) counted(at kernel.Moment, kind trace.Kind, args, text string)
 	r.did(at, kind, args, text)
 }
 
-// sent records a packet of the node's own. Its place is before the call: what is seen of it comes behind.
-func (r *recorder) sent(at kernel.Moment, args string) {
-	r.add(raw{at: at.From, from: at.From, to: at.To, kind: trace.Send, args: args})
+// called records a call on a socket of the node's own. Its place is before the call: what is seen of it
+// comes behind.
+func (r *recorder) called(at kernel.Moment, kind trace.Kind, args string) {
+	r.add(raw{at: at.From, from: at.From, to: at.To, kind: kind, args: args})
 }
 
 // saw records an observation, whose place is at order: what a read found stands where the read had ended,
@@ -97,11 +99,46 @@ func (r *recorder) events(heard []kernel.Heard) {
 	}
 }
 
+// loss is an act by which the kernel forgets neighbours: one, or all of a device.
+type loss struct {
+	at   kernel.Moment
+	dev  string
+	addr netip.Addr // invalid: all
+	late bool       // the kernel does it later, from a work queue
+}
+
+// forgot says that an act of ctlab's own made the kernel forget neighbours.
+func (r *recorder) forgot(l loss) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.losses = append(r.losses, l)
+}
+
+// echoDelay bounds how long after an act the kernel's word of a neighbour that was lost by it is heard. A
+// loss of another cause takes longer: three probes, a second each. A device whose other end went down is
+// looked after by a work queue, at most once a second (net/core/link_watch.c).
+const echoDelay = 2 * time.Second
+
+// neighbours turns the kernel's word that neighbours were lost into records. It is heard late; what
+// ctlab itself did is put where that was.
 func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]string) {
 	for _, n := range lost {
-		if dev, ok := devices[n.Ifindex]; ok {
-			r.add(raw{at: n.At, from: n.At, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()})
+		dev, ok := devices[n.Ifindex]
+		if !ok {
+			continue
 		}
+		rec := raw{at: n.At, from: n.At, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()}
+		for _, l := range r.losses {
+			if l.dev != dev || l.addr.IsValid() && l.addr != n.Addr || n.At < l.at.From || n.At-l.at.From > int64(echoDelay) {
+				continue
+			}
+			rec.at, rec.from, rec.to = l.at.From, l.at.From, l.at.To
+			if l.late {
+				rec.to = n.At
+			}
+			rec.took = rec.to - rec.from
+		}
+		r.add(rec)
 	}
 }
 
@@ -112,7 +149,6 @@ func (r *recorder) trace(h trace.Header, ticks observe.Ticks, epoch int64) trace
 	sort.SliceStable(r.recs, func(i, j int) bool { return r.recs[i].at < r.recs[j].at })
 	r.dropRepeated()
 	r.bound()
-	r.checkOverlaps()
 	h.Lost = append(h.Lost, r.lost...)
 	t := trace.Trace{Header: h}
 	for _, rec := range r.recs {
@@ -173,51 +209,17 @@ func (r *recorder) bound() {
 		}
 		k := key{p.Proto, p.ID}
 		if rec.kind == trace.Packet {
-			rec.to = rec.from + int64(actDelay)
+			rec.to, rec.took = rec.from+int64(actDelay), int64(actDelay)
 			open[k] = i
 			continue
 		}
 		if in, ok := open[k]; ok {
-			r.recs[in].to = min(r.recs[in].to, rec.from)
+			came := &r.recs[in]
+			came.to = min(came.to, rec.from)
+			came.took = came.to - came.from
 			delete(open, k)
 		}
 	}
-}
-
-// checkOverlaps looks for packets whose order with one of ctlab's own acts is not known: a packet while
-// rules were being loaded or the table was dumped, or one of a flow that was read at that moment. Nobody
-// can say which came first, so the comparison would be a guess.
-func (r *recorder) checkOverlaps() {
-	var acts []raw
-	for _, rec := range r.recs {
-		switch rec.kind {
-		case trace.Rules, trace.Dump, trace.Delete, trace.Flush, trace.Get:
-			acts = append(acts, rec)
-		}
-	}
-	for _, rec := range r.recs {
-		if rec.kind != trace.Packet {
-			continue
-		}
-		for _, a := range acts {
-			if rec.from <= a.to && rec.to >= a.from && concerns(a, rec) {
-				r.lost = append(r.lost, fmt.Sprintf("the order of %s %s and packet %s is not known", a.kind, a.args, rec.args))
-			}
-		}
-	}
-}
-
-func concerns(act, packet raw) bool {
-	if act.kind != trace.Get && act.kind != trace.Delete {
-		return true
-	}
-	t, err := conntrack.ParseTuple(act.args)
-	_, line, _ := strings.Cut(packet.args, " ")
-	p, perr := conntrack.ParsePacket(line)
-	if err != nil || perr != nil {
-		return true
-	}
-	return p.Proto == t.Proto && (p.Src == t.Src && p.SrcPort == t.SrcPort || p.Dst == t.Src && p.DstPort == t.SrcPort)
 }
 
 func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

@@ -78,7 +78,7 @@ type ownConn struct {
 }
 
 func (t *tracked) recordedConn(at kernel.Moment, pc net.PacketConn, local netip.AddrPort) *ownConn {
-	t.rec.did(at, trace.Socket, "open "+local.String(), "")
+	t.rec.called(at, trace.Socket, "open "+local.String())
 	return &ownConn{PacketConn: pc, node: t, local: local}
 }
 
@@ -95,7 +95,7 @@ func (c *ownConn) WriteTo(b []byte, to net.Addr) (n int, err error) {
 
 func (c *ownConn) Close() error {
 	at, err := during(c.PacketConn.Close)
-	c.once.Do(func() { c.node.rec.did(at, trace.Socket, "close "+c.local.String(), "") })
+	c.once.Do(func() { c.node.rec.called(at, trace.Socket, "close "+c.local.String()) })
 	return err
 }
 
@@ -110,5 +110,5 @@ func (t *tracked) sent(at kernel.Moment, from, to netip.AddrPort, payload int, e
 	}
 	p := conntrack.Packet{Proto: conntrack.UDP, Src: from.Addr(), SrcPort: from.Port(), Dst: to.Addr().Unmap(), DstPort: to.Port(),
 		Len: headers + payload, TTL: t.ttl}
-	t.rec.sent(at, p.Line())
+	t.rec.called(at, trace.Send, p.Line())
 }
