@@ -85,35 +85,59 @@ type Attempt struct {
 	Err   error          // why, unless it was answered
 }
 
-// Ask sends one query and waits for its answer, an error, or the end of the timeout. Answers to earlier
-// queries, and errors that are reported about them, are passed over. Cancelling ctx ends the wait.
-func (c *DNS) Ask(ctx context.Context) Attempt {
+// Ask sends one query and waits for its outcome; see Send and Wait.
+func (c *DNS) Ask(ctx context.Context) Attempt { return c.Send(ctx).Wait() }
+
+// Question is a query that was sent, or could not be.
+type Question struct {
+	client *DNS
+	ctx    context.Context
+	start  time.Time
+	failed error // it could not be sent
+	stop   func() bool
+}
+
+// Send sends one query. Wait must be called for it before the client sends another.
+func (c *DNS) Send(ctx context.Context) *Question {
 	c.id++
+	q := &Question{client: c, ctx: ctx, start: time.Now()}
 	m := new(dns.Msg)
 	m.SetQuestion(c.question, dns.TypeA)
 	m.Id = c.id
 	query, err := m.Pack()
 	if err != nil {
-		return Attempt{Class: Failed, Err: fmt.Errorf("pack query: %w", err)}
+		q.failed = fmt.Errorf("pack query: %w", err)
+		return q
 	}
-	start := time.Now()
-	if err := c.socket.SetReadDeadline(start.Add(c.timeout)); err != nil {
-		return Attempt{Class: Failed, Err: err}
+	if q.failed = c.socket.SetReadDeadline(q.start.Add(c.timeout)); q.failed != nil {
+		return q
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	a := c.exchange(query)
-	a.Took = time.Since(start)
-	if ctx.Err() != nil && a.Class == Timeout {
-		a.Class, a.Err = Failed, ctx.Err()
+	q.stop = context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
+	q.failed = c.socket.Send(query)
+	return q
+}
+
+// Wait waits for the answer, an error, or the end of the timeout. Answers to earlier queries, and errors
+// that are reported about them, are passed over. Cancelling the context of Send ends the wait.
+func (q *Question) Wait() Attempt {
+	if q.stop != nil {
+		defer q.stop()
+	}
+	a := Attempt{Err: q.failed}
+	if q.failed != nil {
+		a.Class = classify(q.failed)
+	} else {
+		a = q.client.outcome()
+	}
+	a.Took = time.Since(q.start)
+	if q.ctx.Err() != nil && a.Class == Timeout {
+		a.Class, a.Err = Failed, q.ctx.Err()
 	}
 	return a
 }
 
-func (c *DNS) exchange(query []byte) Attempt {
-	if err := c.socket.Send(query); err != nil {
-		return Attempt{Class: classify(err), Err: err}
-	}
+// outcome is what becomes of the last query.
+func (c *DNS) outcome() Attempt {
 	m, from, err := c.await()
 	if err != nil {
 		return Attempt{Class: classify(err), Err: err}

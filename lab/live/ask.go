@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -180,29 +181,32 @@ func isRefusedByRules(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOBUFS)
 }
 
-// Ask sends one question from each socket at the same moment, and waits for what becomes of all.
+// Ask sends one question from each socket, one right behind the other, and waits for what becomes of all.
+// They are not sent by several threads: packets that two processors handle at once have no order that
+// anybody could record, and with rules that count (statistic --mode nth) their order decides.
 func (g *Ground) Ask(ctx context.Context, from []play.Socket) ([]play.Reply, error) {
 	replies := make([]play.Reply, len(from))
-	begin := make(chan struct{})
 	var done sync.WaitGroup
+	start := g.Now()
 	for i, s := range from {
+		at := g.Now()
+		q := s.(*socket).dns.Send(ctx)
 		done.Add(1)
 		go func() {
 			defer done.Done()
-			<-begin
-			replies[i] = g.ask(ctx, s.(*socket))
+			replies[i] = reply(at, q.Wait())
 		}()
 	}
-	start := g.Now()
-	close(begin)
 	done.Wait()
 	g.waits += g.Now() - start
 	return replies, ctx.Err()
 }
 
 func (g *Ground) ask(ctx context.Context, s *socket) play.Reply {
-	at := g.Now()
-	a := s.dns.Ask(ctx)
+	return reply(g.Now(), s.dns.Ask(ctx))
+}
+
+func reply(at time.Duration, a traffic.Attempt) play.Reply {
 	r := play.Reply{At: at, Class: lab.Class(a.Class), By: a.By, From: a.From, Took: a.Took}
 	if a.Err != nil {
 		r.Err = a.Err.Error()
