@@ -42,7 +42,7 @@ type Namespace struct {
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
 	byTuple   map[conntrack.Tuple]ref
 	neigh     map[Neighbour]*neighState
-	rates     map[netip.Addr]*rate
+	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
 	events    []Event
 	listening bool
@@ -130,7 +130,7 @@ func New(cfg Config) *Namespace {
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
-		neigh: map[Neighbour]*neighState{}, rates: map[netip.Addr]*rate{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
+		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
 
@@ -172,10 +172,10 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 		}
 		cp.neigh[k] = ns
 	}
-	cp.rates = map[netip.Addr]*rate{}
-	for a, r := range n.rates {
-		nr := *r
-		cp.rates[a] = &nr
+	cp.peers = map[netip.Addr]*peer{}
+	for a, p := range n.peers {
+		np := *p
+		cp.peers[a] = &np
 	}
 	return &cp
 }
