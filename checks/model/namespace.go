@@ -50,6 +50,7 @@ type Namespace struct {
 	heard     []conntrack.Packet
 	margins   map[string]Margin
 	localTo   func(netip.Addr) bool // instead of the addresses, where only rules are asked
+	anyTurn   bool                  // the same: rules that count (statistic --mode nth) may be at any count
 	now       conntrack.Span        // of the last input that had a time
 	lastRange natRange              // of the last rule that gave a mapping
 	foundMore uint32                // how far above Stats the counter "found" may lie

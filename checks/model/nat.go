@@ -221,7 +221,7 @@ func (rs *Ruleset) Targets(orig conntrack.Tuple, dev string, local func(netip.Ad
 func (rs *Ruleset) ask(orig conntrack.Tuple, dev string, local func(netip.Addr) bool, tell func(reply conntrack.Tuple, r natRange)) {
 	for prefix, done := []int(nil), false; !done; {
 		n := New(Config{HZ: 250})
-		n.rules, n.localTo = rs.Clone(), local
+		n.rules, n.localTo, n.anyTurn = rs.Clone(), local, true
 		taken := &script{answers: prefix}
 		n.cfg.Chooser = taken.choose
 		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 28, TTL: 64}

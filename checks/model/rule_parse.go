@@ -344,6 +344,9 @@ func (p *ruleParser) statistic() {
 		}
 		// statistic_mt (xt_statistic.c) counts to every and matches as it wraps; that is packet, packet+every, ...
 		p.add(func(e *evaluation) bool {
+			if e.ns.anyTurn && every > 1 {
+				return e.ns.choose(Choice{Kind: ChooseBackend, Subject: "is it the turn of " + e.rule.text + "?", Options: 2, About: e.p.Line()}) == 0
+			}
 			hit := e.rule.nth == packet
 			e.rule.nth = (e.rule.nth + 1) % every
 			return hit

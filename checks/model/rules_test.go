@@ -280,3 +280,25 @@ func TestPortClasses(t *testing.T) {
 		}
 	}
 }
+
+// A rule that counts may be at any count when an entry is asked about: by turns, every backend is a target.
+func TestTargetsByTurns(t *testing.T) {
+	rs := NewRuleset()
+	if err := rs.Restore(`*nat
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.0.0.1:53
+-A PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 -j DNAT --to-destination 10.0.0.2:53
+COMMIT
+`, false); err != nil {
+		t.Fatal(err)
+	}
+	orig, err := conntrack.ParseTuple("udp 10.0.9.9:1024 > 10.96.0.10:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := rs.Targets(orig, "app", func(netip.Addr) bool { return false })
+	want := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("10.0.0.2:53")}
+	if !slices.Equal(got, want) {
+		t.Errorf("targets %v, want %v", got, want)
+	}
+}
