@@ -317,15 +317,21 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 			most++
 		}
 	}
-	held := map[*entry]bool{}
+	held := len(n.heldDying())
+	return least + held, most + held
+}
+
+// heldDying are the entries that are out of the table while a packet that waits for its neighbour still
+// refers to them.
+func (n *Namespace) heldDying() (held []*entry) {
 	for _, s := range n.neigh {
 		for _, q := range s.queue {
-			if q.ct != nil && q.ct.status.Has(conntrack.Dying) {
-				held[q.ct] = true
+			if q.ct != nil && q.ct.status.Has(conntrack.Dying) && !slices.Contains(held, q.ct) {
+				held = append(held, q.ct)
 			}
 		}
 	}
-	return least + len(held), most + len(held)
+	return held
 }
 
 // StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken

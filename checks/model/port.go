@@ -60,19 +60,20 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 }
 
 // appropriateSource is find_appropriate_src: what the newest entry with the same source address and port
-// was mapped to, if the range allows it. Whether that is still free is another question.
+// was mapped to, if the range allows it. Whether that is still free is another question. An entry that was
+// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it.
 func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrack.Tuple, bool) {
-	for _, e := range slices.Backward(n.entries) {
-		if !e.bySource || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
+	found, newest := cur, 0
+	for _, e := range slices.Concat(n.entries, n.heldDying()) {
+		if !e.bySource || e.serial < newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
 			continue
 		}
-		t := cur
-		t.Src, t.SrcPort = e.reply.Dst, e.reply.DstPort
-		if r.holdsAddr(t.Src) && r.holdsPort(t.SrcPort) {
-			return t, true
+		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
+			newest = e.serial
+			found.Src, found.SrcPort = e.reply.Dst, e.reply.DstPort
 		}
 	}
-	return cur, false
+	return found, newest > 0
 }
 
 // bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
