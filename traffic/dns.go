@@ -85,43 +85,56 @@ type Attempt struct {
 	Err   error          // why, unless it was answered
 }
 
-// Ask sends one query and waits for its answer, an error, or the end of the timeout. Answers to earlier
-// queries, and errors that are reported about them, are passed over. Cancelling ctx ends the wait.
-func (c *DNS) Ask(ctx context.Context) Attempt {
+// Ask sends one query and waits for its outcome.
+func (c *DNS) Ask(ctx context.Context) Attempt { return c.Send().Outcome(ctx) }
+
+// Query is a query that was sent, or could not be sent.
+type Query struct {
+	client *DNS
+	sent   time.Time
+	err    error
+}
+
+// Send sends one query; its time begins.
+func (c *DNS) Send() Query {
 	c.id++
 	m := new(dns.Msg)
 	m.SetQuestion(c.question, dns.TypeA)
 	m.Id = c.id
-	query, err := m.Pack()
+	b, err := m.Pack()
+	q := Query{client: c, sent: time.Now()}
 	if err != nil {
-		return Attempt{Class: Failed, Err: fmt.Errorf("pack query: %w", err)}
+		q.err = fmt.Errorf("pack query: %w", err)
+		return q
 	}
-	start := time.Now()
-	if err := c.socket.SetReadDeadline(start.Add(c.timeout)); err != nil {
-		return Attempt{Class: Failed, Err: err}
+	if q.err = c.socket.SetReadDeadline(q.sent.Add(c.timeout)); q.err == nil {
+		q.err = c.socket.Send(b)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	a := c.exchange(query)
-	a.Took = time.Since(start)
-	if ctx.Err() != nil && a.Class == Timeout {
-		a.Class, a.Err = Failed, ctx.Err()
-	}
-	return a
+	return q
 }
 
-func (c *DNS) exchange(query []byte) Attempt {
-	if err := c.socket.Send(query); err != nil {
-		return Attempt{Class: classify(err), Err: err}
+// Outcome waits for the answer to the last query, an error, or the end of the timeout. Answers to earlier
+// queries, and errors that are reported about them, are passed over. Cancelling ctx ends the wait.
+func (q Query) Outcome(ctx context.Context) Attempt {
+	if q.err != nil {
+		return Attempt{Class: classify(q.err), Took: time.Since(q.sent), Err: q.err}
 	}
+	c := q.client
+	stop := context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	m, from, err := c.await()
-	if err != nil {
-		return Attempt{Class: classify(err), Err: err}
-	}
-	a := Attempt{Class: Answered, By: c.answeredBy(m)}
-	if from != c.socket.Remote() {
-		a.Class, a.From = WrongSource, from
+	a := Attempt{Class: Answered, Took: time.Since(q.sent), Err: err}
+	switch {
+	case err != nil:
+		a.Class = classify(err)
+	case from != c.socket.Remote():
+		a.Class, a.By, a.From = WrongSource, c.answeredBy(m), from
 		a.Err = fmt.Errorf("asked %s, answered from %s", c.socket.Remote(), from)
+	default:
+		a.By = c.answeredBy(m)
+	}
+	if ctx.Err() != nil && a.Class == Timeout {
+		a.Class, a.Err = Failed, ctx.Err()
 	}
 	return a
 }
