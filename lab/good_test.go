@@ -191,3 +191,29 @@ func TestLineEnds(t *testing.T) {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
+
+// TestListens finds where servers answer: where they are told to, else at the address of their node.
+func TestListens(t *testing.T) {
+	src := `lab: x
+nodes: {node: {kind: router, local: 10.9.9.9}, app: {address: 10.1.0.5/24}, pod: {address: 10.1.0.6/24}}
+servers:
+  own: {on: app, dns: {}}
+  on-router: {on: node, listen: "10.1.0.1:5353", dns: {}}
+  only: {on: node, dns: {}}
+  every: {on: app, listen: "any:54", dns: {}}
+  lo: {on: node, listen: "10.9.9.9", dns: {}}
+steps: [{wait: 1s}]
+`
+	l, err := Load("x", []byte(src), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ server, on, want string }{
+		{"own", "app", "10.1.0.5:53"}, {"own", "pod", "10.1.0.6:53"}, {"own", "node", "10.1.0.1:53"}, {"only", "node", "10.1.0.1:53"},
+		{"on-router", "node", "10.1.0.1:5353"}, {"every", "pod", "0.0.0.0:54"}, {"lo", "node", "10.9.9.9:53"}, {"own", "nowhere", "invalid AddrPort"},
+	} {
+		if got := l.Listens(l.Server(c.server), c.on).String(); got != c.want {
+			t.Errorf("%s on %s: %s, want %s", c.server, c.on, got, c.want)
+		}
+	}
+}

@@ -21,9 +21,9 @@ type Near struct {
 	Differs []string
 }
 
-// judge holds a step's outcome against its wants. A step that was not played is not judged.
+// judge holds the outcome of a step that was played against its wants.
 func judge(r *Result, s *Step, out *Outcome) []WantResult {
-	if s.Want == nil || out.NotPlayed != "" {
+	if s.Want == nil {
 		return nil
 	}
 	j := newJudgement(r, s, out)

@@ -193,6 +193,15 @@ func missedWants(r *lab.Result) string {
 	return b.String()
 }
 
+// Counters are those since the last look, whatever the node had counted before.
+func TestUnchanged(t *testing.T) {
+	f := wanted(t)
+	f.snaps[0].Since = map[string]uint32{"invalid": 0}
+	if r := lab.Run(context.Background(), wantedLab(t, "look", "{counters: unchanged}"), f, lab.Options{}); r.Verdict() != lab.Pass {
+		t.Errorf("%s\n%s", r.Verdict(), missedWants(r))
+	}
+}
+
 // A missed want says what there was instead.
 func TestGot(t *testing.T) {
 	for _, c := range []struct{ where, want, says, got string }{
@@ -251,7 +260,7 @@ func TestPercentile(t *testing.T) {
 		want   time.Duration
 	}{
 		{hundred, 50, 50}, {hundred, 99, 99}, {hundred, 100, 100}, {hundred[:1], 50, 1}, {hundred[:1], 99, 1},
-		{hundred[:2], 50, 1}, {hundred[:3], 50, 2}, {hundred[:10], 99, 10},
+		{hundred[:2], 50, 1}, {hundred[:3], 50, 2}, {hundred[:10], 99, 10}, {hundred[:51], 99, 51},
 	} {
 		if got := lab.Percentile(c.sorted, c.p); got != c.want {
 			t.Errorf("p%d of %d: %d, want %d", c.p, len(c.sorted), got, c.want)

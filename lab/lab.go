@@ -357,7 +357,7 @@ type Want struct {
 	Table          []PlacedEntry // exactly these
 	HasTable       bool          // Table was given; an empty one demands an empty table
 	RuleHits       []RuleHitWant // packets counted by a rule
-	Counters       []CounterWant // change of conntrack -S since the run began
+	Counters       []CounterWant // change of conntrack -S since the last check of the node, or since the step began
 	Still          bool          // counters: unchanged
 	StillPos       Pos           // of Still
 	Stale          *Number       // how many entries are stale
@@ -443,6 +443,23 @@ func (l *Lab) Client(name string) *Client {
 		}
 	}
 	return nil
+}
+
+// Listens is where a server answers while it runs on a node: the address that it was given, else the
+// node's, which on a router is its only one.
+func (l *Lab) Listens(s *Server, on string) netip.AddrPort {
+	if s.Listen.IsValid() {
+		return netip.AddrPortFrom(s.Listen, s.Port)
+	}
+	if n := l.Node(on); n != nil && !n.Router {
+		return netip.AddrPortFrom(n.Address.Addr(), s.Port)
+	}
+	for _, n := range l.Nodes {
+		if n.Uplink == on {
+			return netip.AddrPortFrom(n.Gateway, s.Port)
+		}
+	}
+	return netip.AddrPort{}
 }
 
 // NeedsTable reports whether some part of the want is about a node's table, counters or events.

@@ -85,56 +85,67 @@ type Attempt struct {
 	Err   error          // why, unless it was answered
 }
 
-// Ask sends one query and waits for its outcome.
-func (c *DNS) Ask(ctx context.Context) Attempt { return c.Send().Outcome(ctx) }
+// Ask sends one query and waits for its outcome; see Send and Wait.
+func (c *DNS) Ask(ctx context.Context) Attempt { return c.Send(ctx).Wait() }
 
-// Query is a query that was sent, or could not be sent.
-type Query struct {
+// Question is a query that was sent, or could not be.
+type Question struct {
 	client *DNS
-	sent   time.Time
-	err    error
+	ctx    context.Context
+	start  time.Time
+	failed error // it could not be sent
+	stop   func() bool
 }
 
-// Send sends one query; its time begins.
-func (c *DNS) Send() Query {
+// Send sends one query. Wait must be called for it before the client sends another.
+func (c *DNS) Send(ctx context.Context) *Question {
 	c.id++
+	q := &Question{client: c, ctx: ctx, start: time.Now()}
 	m := new(dns.Msg)
 	m.SetQuestion(c.question, dns.TypeA)
 	m.Id = c.id
-	b, err := m.Pack()
-	q := Query{client: c, sent: time.Now()}
+	query, err := m.Pack()
 	if err != nil {
-		q.err = fmt.Errorf("pack query: %w", err)
+		q.failed = fmt.Errorf("pack query: %w", err)
 		return q
 	}
-	if q.err = c.socket.SetReadDeadline(q.sent.Add(c.timeout)); q.err == nil {
-		q.err = c.socket.Send(b)
+	if q.failed = c.socket.SetReadDeadline(q.start.Add(c.timeout)); q.failed != nil {
+		return q
 	}
+	q.stop = context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
+	q.failed = c.socket.Send(query)
 	return q
 }
 
-// Outcome waits for the answer to the last query, an error, or the end of the timeout. Answers to earlier
-// queries, and errors that are reported about them, are passed over. Cancelling ctx ends the wait.
-func (q Query) Outcome(ctx context.Context) Attempt {
-	if q.err != nil {
-		return Attempt{Class: classify(q.err), Took: time.Since(q.sent), Err: q.err}
+// Wait waits for the answer, an error, or the end of the timeout. Answers to earlier queries, and errors
+// that are reported about them, are passed over. Cancelling the context of Send ends the wait.
+func (q *Question) Wait() Attempt {
+	if q.stop != nil {
+		defer q.stop()
 	}
-	c := q.client
-	stop := context.AfterFunc(ctx, func() { _ = c.socket.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	a := Attempt{Err: q.failed}
+	if q.failed != nil {
+		a.Class = classify(q.failed)
+	} else {
+		a = q.client.outcome()
+	}
+	a.Took = time.Since(q.start)
+	if q.ctx.Err() != nil && a.Class == Timeout {
+		a.Class, a.Err = Failed, q.ctx.Err()
+	}
+	return a
+}
+
+// outcome is what becomes of the last query.
+func (c *DNS) outcome() Attempt {
 	m, from, err := c.await()
-	a := Attempt{Class: Answered, Took: time.Since(q.sent), Err: err}
-	switch {
-	case err != nil:
-		a.Class = classify(err)
-	case from != c.socket.Remote():
-		a.Class, a.By, a.From = WrongSource, c.answeredBy(m), from
-		a.Err = fmt.Errorf("asked %s, answered from %s", c.socket.Remote(), from)
-	default:
-		a.By = c.answeredBy(m)
+	if err != nil {
+		return Attempt{Class: classify(err), Err: err}
 	}
-	if ctx.Err() != nil && a.Class == Timeout {
-		a.Class, a.Err = Failed, ctx.Err()
+	a := Attempt{Class: Answered, By: c.answeredBy(m)}
+	if from != c.socket.Remote() {
+		a.Class, a.From = WrongSource, from
+		a.Err = fmt.Errorf("asked %s, answered from %s", c.socket.Remote(), from)
 	}
 	return a
 }

@@ -33,8 +33,8 @@ func (n *Namespace) Fingerprint() string {
 	}
 	// fmt prints maps in the order of their keys
 	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.unknown)
-	for _, a := range slices.SortedFunc(maps.Keys(n.rates), netip.Addr.Compare) {
-		fmt.Fprintln(&b, a, *n.rates[a])
+	for _, a := range slices.SortedFunc(maps.Keys(n.peers), netip.Addr.Compare) {
+		fmt.Fprintln(&b, a, *n.peers[a])
 	}
 	return b.String()
 }

@@ -47,13 +47,20 @@ func (n *Namespace) inetError(w *walk) {
 
 // icmpReplyTranslation is nf_nat_icmp_reply_translation (nf_nat_proto.c): the quoted packet is rewritten
 // with the opposite half of what the error itself gets.
-func (n *Namespace) icmpReplyTranslation(w *walk, m manip) {
+//
+// false means that the packet is dropped: no redirect about a flow that NAT has changed.
+func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
+	const done = conntrack.SrcNATDone | conntrack.DstNATDone
+	if w.p.ICMPType == redirectType && (!w.ct.status.Has(done) || w.ct.status&(conntrack.SrcNAT|conntrack.DstNAT) != 0) {
+		w.drop("nf_nat_icmp_reply_translation", "a redirect about a flow with NAT")
+		return false
+	}
 	dir, bit := w.info.dir(), m.bit()
 	if dir == reply {
 		bit ^= conntrack.SrcNAT | conntrack.DstNAT
 	}
 	if !w.ct.status.Has(bit) || w.p.About == nil {
-		return
+		return true
 	}
 	other := w.ct.orig
 	if dir == original {
@@ -69,6 +76,7 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) {
 		w.p.Dst = outer.Dst
 	}
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
+	return true
 }
 
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
@@ -92,7 +100,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 	if n.isLocal(quote.Dst) {
 		p.Src = quote.Dst
 	}
-	if r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
+	if typ != redirectType && r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
 		return
 	}
 	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
@@ -109,30 +117,75 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 	}
 }
 
-// rate is the token bucket of ICMP errors towards one destination (inet_peer_xrlim_allow): a token a
-// second (icmp_ratelimit), at most six. A new peer begins full.
-type rate struct {
-	tokens int64 // ticks
-	last   conntrack.Span
+// peer is what the stack remembers of an address to which it sent errors (struct inet_peer): one bucket of
+// tokens, in ticks, for all of them, and the redirects sent. Where Spans leave it open the bucket is a range.
+type peer struct {
+	least, most int64
+	last        conntrack.Span
+	redirects   int
 }
 
-const burst = 6
+// peer finds what is known of an address. A new one has been quiet for a minute (inet_getpeer).
+func (n *Namespace) peer(a netip.Addr, at conntrack.Span) *peer {
+	if n.peers[a] == nil {
+		n.peers[a] = &peer{last: at.Add(-n.seconds(60))}
+	}
+	return n.peers[a]
+}
 
-func (n *Namespace) rateAllows(to netip.Addr, at conntrack.Span) bool {
-	cost := n.sysctl("net.ipv4.icmp_ratelimit", 1000) * n.cfg.HZ / 1000
-	if cost == 0 {
-		return true
-	}
-	r := n.rates[to]
-	if r == nil {
-		r = &rate{tokens: burst * cost, last: at}
-		n.rates[to] = r
-	}
-	r.tokens = min(r.tokens+int64(at.To-r.last.From), burst*cost)
-	r.last = at
-	if r.tokens < cost {
+// take fills the bucket with the time that has passed, up to a limit, and takes the cost of an error out of
+// it, if it is there.
+func (n *Namespace) take(to netip.Addr, at conntrack.Span, cost, limit int64) bool {
+	p := n.peer(to, at)
+	p.least = min(p.least+max(0, int64(at.From-p.last.To)), limit)
+	p.most = min(p.most+int64(at.To-p.last.From), limit)
+	p.last = at
+	switch {
+	case p.most < cost:
+		return false
+	case p.least < cost && n.choose(Choice{Kind: ChooseTiming, Subject: "is an ICMP error to " + to.String() + " within its rate?", Options: 2}) != 0:
+		p.most = cost - 1
 		return false
 	}
-	r.tokens -= cost
+	p.least, p.most = max(p.least, cost)-cost, p.most-cost
 	return true
+}
+
+// rateAllows is inet_peer_xrlim_allow: a token a second (icmp_ratelimit), at most six.
+func (n *Namespace) rateAllows(to netip.Addr, at conntrack.Span) bool {
+	cost := n.sysctl("net.ipv4.icmp_ratelimit", 1000) * n.cfg.HZ / 1000
+	return n.take(to, at, cost, 6*cost)
+}
+
+// routeErrorAllowed is the limit that ip_error (net/ipv4/route.c) has of its own for packets without a route:
+// a token a second, at most five, from the same bucket. So such an error costs two.
+func (n *Namespace) routeErrorAllowed(to netip.Addr, at conntrack.Span) bool {
+	return n.take(to, at, n.seconds(1), n.seconds(5))
+}
+
+// redirectType is ICMP_REDIRECT.
+const redirectType = 5
+
+// redirect is ip_rt_send_redirect (net/ipv4/route.c): a packet that leaves by the device on which it came is
+// answered with a redirect, at most nine times, each with twice the pause of the last (20 ms at first),
+// until nothing has been sent to the source for some 20 s.
+func (n *Namespace) redirect(w *walk) {
+	if !n.switchedOn(w.in, "send_redirects") && n.sysctl("net.ipv4.conf."+w.in+".send_redirects", 1) == 0 {
+		return
+	}
+	const most = 9
+	load := n.cfg.HZ / 50
+	p := n.peer(w.p.Src, w.at)
+	if n.hasCome(p.last.Add(load<<10+1), w.at, "is the silence for redirects to "+w.p.Src.String()+" over?") {
+		p.least, p.most, p.redirects = 0, 0, 0
+	}
+	switch {
+	case p.redirects >= most:
+		p.last = w.at
+	case p.redirects == 0 || n.hasCome(p.last.Add(load<<p.redirects+1), w.at, "is the pause for redirects to "+w.p.Src.String()+" over?"):
+		w.say("ip_rt_send_redirect", "tells "+w.p.Src.String()+" of a shorter way")
+		n.ownError(w, redirectType, 1)
+		p.redirects++
+		p.last = w.at
+	}
 }

@@ -127,3 +127,31 @@ func TestMargins(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 }
+
+// inet_select_addr: the primary address in the next hop's subnet, else the first primary one; a device
+// without addresses borrows one, but never one of 127.0.0.0/8.
+func TestSelectAddr(t *testing.T) {
+	n := New(Config{HZ: 250})
+	n.AddAddress("lo", netip.MustParsePrefix("127.0.0.1/8"))
+	n.SetLink("bare", true)
+	for _, a := range []string{"10.1.0.1/24", "10.1.0.2/24", "10.2.0.1/24", "10.3.0.1/32"} {
+		n.AddAddress("b", netip.MustParsePrefix(a))
+	}
+	for _, c := range []struct{ dev, hop, want string }{
+		{"b", "10.1.0.9", "10.1.0.1"}, {"b", "10.2.0.9", "10.2.0.1"}, {"b", "10.9.0.9", "10.1.0.1"}, {"b", "10.3.0.1", "10.3.0.1"}, {"bare", "10.2.0.9", "10.1.0.1"},
+	} {
+		if a := n.selectAddr(c.dev, netip.MustParseAddr(c.hop)); a.String() != c.want {
+			t.Errorf("%s towards %s: %s, want %s", c.dev, c.hop, a, c.want)
+		}
+	}
+	n.DelAddress(conntrack.At(1), "b", netip.MustParsePrefix("10.1.0.1/24"))
+	if got := n.Addresses(); !slices.Equal(got, []string{"b 10.2.0.1/24", "b 10.3.0.1/32", "lo 127.0.0.1/8"}) {
+		t.Errorf("a secondary address goes with its primary one: %v", got)
+	}
+	n.Set("net.ipv4.conf.all.promote_secondaries", "1")
+	n.AddAddress("b", netip.MustParsePrefix("10.2.0.2/24"))
+	n.DelAddress(conntrack.At(1), "b", netip.MustParsePrefix("10.2.0.1/24"))
+	if got := n.Addresses(); !slices.Equal(got, []string{"b 10.2.0.2/24", "b 10.3.0.1/32", "lo 127.0.0.1/8"}) {
+		t.Errorf("unless it is promoted: %v", got)
+	}
+}

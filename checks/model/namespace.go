@@ -3,8 +3,15 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP, ICMP errors about UDP, DNAT and null bindings, the neighbours behind the last
-// hook. A packet that needs more is reported as not modelled, never guessed.
+// What it covers: UDP, forwarded, sent by and delivered to the namespace itself (also over lo); ICMP errors
+// about UDP, those of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
+// and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
+// routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
+// The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
+//
+// What it does not cover: TCP and all other protocols, ICMP echo, IPv6, fragments, zones, helpers, clashes
+// of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
+// of these is reported as not modelled, never guessed.
 package model
 
 import (
@@ -35,7 +42,7 @@ type Namespace struct {
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
 	byTuple   map[conntrack.Tuple]ref
 	neigh     map[Neighbour]*neighState
-	rates     map[netip.Addr]*rate
+	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
 	events    []Event
 	listening bool
@@ -123,7 +130,7 @@ func New(cfg Config) *Namespace {
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
-		neigh: map[Neighbour]*neighState{}, rates: map[netip.Addr]*rate{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
+		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
 
@@ -165,10 +172,10 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 		}
 		cp.neigh[k] = ns
 	}
-	cp.rates = map[netip.Addr]*rate{}
-	for a, r := range n.rates {
-		nr := *r
-		cp.rates[a] = &nr
+	cp.peers = map[netip.Addr]*peer{}
+	for a, p := range n.peers {
+		np := *p
+		cp.peers[a] = &np
 	}
 	return &cp
 }

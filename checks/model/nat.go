@@ -37,8 +37,7 @@ func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
 		return true
 	}
 	if w.p.IsError() && (w.info == related || w.info == relatedReply) {
-		n.icmpReplyTranslation(w, m)
-		return true
+		return n.icmpReplyTranslation(w, m)
 	}
 	if w.info == isNew && !w.ct.status.Has(m.doneBit()) {
 		if !n.askRules(w, chain, m) {

@@ -112,7 +112,9 @@ func (n *Namespace) receive(w *walk) {
 	r, ok := n.route(w.p.Dst)
 	if !ok {
 		w.drop("ip_error", "no route to "+w.p.Dst.String())
-		n.ownError(w, 3, 0)
+		if n.routeErrorAllowed(w.p.Src, w.at) {
+			n.ownError(w, 3, 0)
+		}
 		return
 	}
 	n.forward(w, r)
@@ -202,6 +204,9 @@ func (n *Namespace) forward(w *walk, r Route) {
 	}
 	w.own()
 	w.p.TTL--
+	if w.in == w.out {
+		n.redirect(w)
+	}
 	if n.table(w, "mangle") && n.table(w, "filter") && n.postrouting(w) {
 		n.output(w)
 	}

@@ -64,15 +64,25 @@ func (n *Namespace) expired(e *entry, at conntrack.Span) bool {
 // reached reports whether the tick "when" has come at the tick "at"; where the Spans leave it open it is
 // a choice.
 func (n *Namespace) reached(when, at conntrack.Span, question string) bool {
+	off := int64(0)
 	switch {
 	case when.To <= at.From:
-		n.noteMargin(Margin{at, question, int64(at.From - when.To)})
+		off = int64(at.From - when.To)
+	case when.From > at.To:
+		off = int64(at.To - when.From)
+	}
+	n.noteMargin(Margin{at, question, off})
+	return n.hasCome(when, at, question)
+}
+
+// hasCome is reached for a question of which nobody wants to know how near it was.
+func (n *Namespace) hasCome(when, at conntrack.Span, question string) bool {
+	switch {
+	case when.To <= at.From:
 		return true
 	case when.From > at.To:
-		n.noteMargin(Margin{at, question, int64(at.To - when.From)})
 		return false
 	}
-	n.noteMargin(Margin{at, question, 0})
 	return n.choose(Choice{Kind: ChooseTiming, Subject: question, Options: 2}) == 0
 }
 

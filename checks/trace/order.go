@@ -22,6 +22,7 @@ type act struct {
 	found []int    // the records of what a get or dump found
 	among int      // how many packets overlap it
 	look  bool     // it changes nothing
+	begin time.Duration
 	end   time.Duration
 }
 
@@ -43,7 +44,7 @@ func planFor(records []Record) plan {
 		if !takesTime(r) {
 			continue
 		}
-		a := &act{at: i, parts: parts(r), look: looks(r), end: r.end()}
+		a := &act{at: i, parts: parts(r), look: looks(r), begin: r.At, end: r.end()}
 		first := i
 		for _, j := range overlaps(records, ends, i) {
 			first = min(first, j)
@@ -141,7 +142,9 @@ func packetEnds(records []Record) map[int]time.Duration {
 	return ends
 }
 
-// overlaps lists the packets that were on their way during an act that concerns them.
+// overlaps lists the packets that were on their way during an act that concerns them. A neighbour is given up
+// by the kernel itself, and when is known less well than when ctlab does something: reads may lie in that time
+// too.
 func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 	a := records[i]
 	var out []int
@@ -151,7 +154,7 @@ func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 		}
 	}
 	for j := i + 1; j < len(records) && records[j].At <= a.end(); j++ {
-		if _, ok := ends[j]; ok && concerns(a, records[j]) {
+		if _, ok := ends[j]; ok && concerns(a, records[j]) || a.Kind == Neigh && looks(records[j]) {
 			out = append(out, j)
 		}
 	}
@@ -203,7 +206,15 @@ func (run *replay) open(a *act) {
 			h.declare(a)
 		}
 	}
+	run.opened = append(run.opened, a)
 	run.pass(a)
+}
+
+// mayHappen reports whether all acts that ended before this one began have happened.
+func (run *replay) mayHappen(h *hypothesis, a *act) bool {
+	return !slices.ContainsFunc(run.opened, func(b *act) bool {
+		return !b.look && b.end < a.begin && h.done[b] < len(b.parts)
+	})
 }
 
 func (h *hypothesis) declare(a *act) {
@@ -215,6 +226,10 @@ func (h *hypothesis) declare(a *act) {
 func (run *replay) pass(a *act) {
 	var next []*hypothesis
 	for _, h := range run.live {
+		if !run.mayHappen(h, a) {
+			next = append(next, h)
+			continue
+		}
 		if a.look {
 			h.glimpse(a)
 			next = append(next, h)
@@ -244,10 +259,19 @@ func (run *replay) proceed(h *hypothesis, a *act) []*hypothesis {
 
 // close lets an act happen, at the latest, and holds what it found against what was to be seen.
 func (run *replay) close(a *act) {
+	run.opened = slices.DeleteFunc(run.opened, func(b *act) bool { return b == a })
 	if a.look {
 		run.closeLook(a)
 		return
 	}
+	run.force(a)
+	for _, b := range slices.Clone(run.opened) {
+		run.pass(b) // what waited for this one may happen now
+	}
+}
+
+// force lets what has not happened yet of an act happen.
+func (run *replay) force(a *act) {
 	var next []*hypothesis
 	for _, h := range run.live {
 		waiting := []*hypothesis{h}
@@ -290,12 +314,15 @@ func (h *hypothesis) fingerprint() string {
 	for _, a := range slices.SortedFunc(maps.Keys(h.done), func(a, b *act) int { return a.at - b.at }) {
 		fmt.Fprintln(&b, a.at, h.done[a])
 	}
+	for _, a := range slices.SortedFunc(maps.Keys(h.views), func(a, b *act) int { return a.at - b.at }) {
+		fmt.Fprintln(&b, a.at, h.views[a])
+	}
 	for _, l := range h.lefts {
 		fmt.Fprintln(&b, l.Dev, l.Packet.Line(), l.Own, l.Late)
 	}
 	for _, e := range h.events {
 		fmt.Fprintln(&b, e.Kind, e.At, e.Entry.String(), e.Expiry)
 	}
-	fmt.Fprintln(&b, h.early, h.open, h.single, h.ended, len(h.reading), len(h.views))
+	fmt.Fprintln(&b, h.early, h.open, h.single, h.ended, h.reading)
 	return b.String()
 }

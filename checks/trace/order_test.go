@@ -161,3 +161,33 @@ func BenchmarkReplay(b *testing.B) {
 		})
 	}
 }
+
+// An act that began when another had ended does not come before it, even where both overlap one packet.
+func TestOrderOfTwoActs(t *testing.T) {
+	load := func(at, backend string) string {
+		return "in " + at + " 250 rules noflush\n\t*nat\n\t-F PREROUTING\n\t-A PREROUTING -p udp -j DNAT --to-destination " + backend + "\n\tCOMMIT\n"
+	}
+	text := func(backend, last string) string {
+		return "ctlab-trace 1\nlab x\nnode n\nkernel k\nprofile 6.18\nhz 250\nin 0 0 sysctl net.ipv4.ip_forward 1\nin 0 0 sysctl net.netfilter.nf_conntrack_acct 0\n" +
+			"in 0 0 sysctl net.netfilter.nf_conntrack_udp_timeout 30\nin 0 0 link b up\nin 0 0 route 0.0.0.0/0 dev b\n" +
+			"in 0 0 arp b 10.0.2.1\nin 0 0 arp b 10.0.2.2\nin 0 0 arp b 10.0.2.3\n" +
+			load("0.5", "10.0.2.1") + load("1.0+0.001", "10.0.2.2") +
+			"in 1.0009+0.0005 250 packet a udp 10.0.1.2:1 > 10.0.9.9:53 len 60 ttl 64 ip-id 1\n" +
+			load("1.0012+0.001", "10.0.2.3") +
+			"seen 1.0014 250 left b udp 10.0.1.2:1 > " + backend + ":53 len 60 ttl 63 ip-id 1\n" +
+			"in 2 500 packet a udp 10.0.1.2:2 > 10.0.9.9:53 len 60 ttl 64 ip-id 2\nseen 2 500 left b udp 10.0.1.2:2 > " + last + ":53 len 60 ttl 63 ip-id 2\nend 15\n"
+	}
+	for _, c := range []struct {
+		during, last string
+		differs      bool
+	}{{"10.0.2.1", "10.0.2.3", false}, {"10.0.2.2", "10.0.2.3", false}, {"10.0.2.3", "10.0.2.3", false}, {"10.0.2.2", "10.0.2.2", true}, {"10.0.2.3", "10.0.2.2", true}} {
+		traces, err := trace.Parse("made", strings.NewReader(text(c.during, c.last)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := trace.Replay(traces[0], profileOf(t, traces[0]))
+		if (len(r.Differences) > 0) != c.differs || len(r.Lost) > 0 || r.Free[model.ChooseOrder] != 2 {
+			t.Errorf("%v: %v %v, %s", c, r.Differences, r.Lost, r.Summary())
+		}
+	}
+}

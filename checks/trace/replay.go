@@ -155,6 +155,7 @@ type replay struct {
 	trace  Trace
 	at     int
 	live   []*hypothesis
+	opened []*act // what may be happening
 	report Report
 }
 

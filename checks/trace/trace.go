@@ -1,5 +1,8 @@
 // Package trace holds what went into a namespace and what was seen of it, in a text form that parses
 // back, and replays it: the model, driven by the inputs alone, must account for everything seen.
+//
+// Where nobody can know in which order things happened, as with rules that are loaded while packets pass,
+// the replay follows each order that is possible, and counts that as a choice.
 package trace
 
 import (

@@ -181,21 +181,21 @@ func isRefusedByRules(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOBUFS)
 }
 
-// Ask sends one question from each socket at the same moment, and waits for what becomes of all. One thread
-// sends them, one right behind the other: each is then through the router before the next one comes, since
-// the kernel handles a packet on a veth within the call that sent it, and nothing depends on a race of two
-// processors. (Such as the one for the tokens of inet_peer_xrlim_allow, net/ipv4/inetpeer.c: of the first
-// two ICMP errors to a host, made at once, one is lost.)
+// Ask sends one question from each socket, one right behind the other, and waits for what becomes of all.
+// They are not sent by several threads: packets that two processors handle at once have no order that
+// anybody could record, and with rules that count (statistic --mode nth) their order decides. Of the first
+// two ICMP errors to a host, made at once, one may even be lost (inet_peer_xrlim_allow, net/ipv4/inetpeer.c,
+// takes its tokens without a lock).
 func (g *Ground) Ask(ctx context.Context, from []play.Socket) ([]play.Reply, error) {
 	replies := make([]play.Reply, len(from))
 	var done sync.WaitGroup
 	start := g.Now()
 	for i, s := range from {
-		q := g.send(s.(*socket))
+		q := g.send(ctx, s.(*socket))
 		done.Add(1)
 		go func() {
 			defer done.Done()
-			replies[i] = q.reply(ctx)
+			replies[i] = q.reply()
 		}()
 	}
 	done.Wait()
@@ -205,15 +205,17 @@ func (g *Ground) Ask(ctx context.Context, from []play.Socket) ([]play.Reply, err
 
 // question is a question on its way.
 type question struct {
-	at    time.Duration
-	query traffic.Query
+	at   time.Duration
+	sent *traffic.Question
 }
 
-func (g *Ground) send(s *socket) question { return question{g.Now(), s.dns.Send()} }
+func (g *Ground) send(ctx context.Context, s *socket) question {
+	return question{g.Now(), s.dns.Send(ctx)}
+}
 
 // reply waits for what becomes of the question.
-func (q question) reply(ctx context.Context) play.Reply {
-	a := q.query.Outcome(ctx)
+func (q question) reply() play.Reply {
+	a := q.sent.Wait()
 	r := play.Reply{At: q.at, Class: lab.Class(a.Class), By: a.By, From: a.From, Took: a.Took}
 	if a.Err != nil {
 		r.Err = a.Err.Error()

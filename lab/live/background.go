@@ -79,15 +79,15 @@ func (r *running) round() time.Duration {
 	if r.Client.Control {
 		control = r.prepare(nil)
 	}
-	own.send(r.ground)
+	own.send(r.ctx, r.ground)
 	if r.Client.Control {
-		control.send(r.ground)
+		control.send(r.ctx, r.ground)
 	}
 	heard := make(chan play.Reply, 1) // an early answer of the control has its own time
 	if r.Client.Control {
-		go func() { heard <- control.reply(r.ctx) }()
+		go func() { heard <- control.reply() }()
 	}
-	r.tell(own.tuple, own.reply(r.ctx), false)
+	r.tell(own.tuple, own.reply(), false)
 	if r.Client.Control {
 		r.tell(control.tuple, <-heard, true)
 	}
@@ -115,19 +115,19 @@ func (r *running) prepare(from play.Socket) asked {
 	return a
 }
 
-func (a *asked) send(g *Ground) {
+func (a *asked) send(ctx context.Context, g *Ground) {
 	if a.err != nil {
 		a.at = g.Now()
 		return
 	}
-	a.question = g.send(a.socket.(*socket))
+	a.question = g.send(ctx, a.socket.(*socket))
 }
 
-func (a asked) reply(ctx context.Context) play.Reply {
+func (a asked) reply() play.Reply {
 	if a.err != nil {
 		return play.Reply{At: a.at, Class: lab.Failed, Err: a.err.Error()}
 	}
-	reply := a.question.reply(ctx)
+	reply := a.question.reply()
 	if !a.fresh {
 		return reply
 	}

@@ -24,7 +24,15 @@ type recorder struct {
 	mu     sync.Mutex
 	recs   []raw
 	losses []loss
+	probes []probe
 	lost   []string
+}
+
+// probe is an ARP request of the node's own.
+type probe struct {
+	at   int64
+	dev  string
+	addr netip.Addr
 }
 
 // raw is a record before its ticks are known.
@@ -86,6 +94,9 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
 		case !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
 			rec.kind, rec.args = trace.ARP, dev+" "+f.ARP.Sender.String()
+		case f.ARP != nil && f.Out && !f.ARP.Reply:
+			r.probes = append(r.probes, probe{f.At, dev, f.ARP.Target})
+			continue
 		default:
 			continue
 		}
@@ -119,6 +130,26 @@ func (r *recorder) forgot(l loss) {
 // looked after by a work queue, at most once a second (net/core/link_watch.c).
 const echoDelay = 2 * time.Second
 
+// A neighbour is given up retransTime after the last of its probes, at the earliest (neigh_timer_handler in
+// net/core/neighbour.c; net.ipv4.neigh.DEV.retrans_time_ms, less a tick of its clock). The kernel's word of
+// that is heard some hundred microseconds later, or when a busy machine comes round to it.
+const (
+	retransTime = time.Second - 10*time.Millisecond
+	wordDelay   = 500 * time.Millisecond
+)
+
+// lostSince is the earliest moment at which the kernel may have given up a neighbour, of which it was heard
+// at the given one.
+func (r *recorder) lostSince(dev string, a netip.Addr, heard int64) int64 {
+	since := heard - int64(wordDelay)
+	for _, p := range r.probes {
+		if at := p.at + int64(retransTime); p.dev == dev && p.addr == a && at <= heard {
+			since = max(since, at)
+		}
+	}
+	return since
+}
+
 // neighbours turns the kernel's word that neighbours were lost into records. It is heard late; what
 // ctlab itself did is put where that was.
 func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]string) {
@@ -127,7 +158,8 @@ func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]stri
 		if !ok {
 			continue
 		}
-		rec := raw{at: n.At, from: n.At, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()}
+		since := r.lostSince(dev, n.Addr, n.At)
+		rec := raw{at: since, took: n.At - since, from: since, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()}
 		for _, l := range r.losses {
 			if l.dev != dev || l.addr.IsValid() && l.addr != n.Addr || n.At < l.at.From || n.At-l.at.From > int64(echoDelay) {
 				continue

@@ -102,10 +102,14 @@ func TestOrder(t *testing.T) {
 			r.add(packet(20*ms, trace.Packet, 1))
 			r.neighbours(neigh(50), devices)
 		}},
-		{"a neighbour is given up long after an act", "arp packet neigh", func(r *recorder) {
+		{"a neighbour is given up long after an act", "arp packet neigh+10ms", func(r *recorder) {
 			arp(r, 1)
 			r.forgot(loss{at: moment(10, 11), dev: "app"})
 			r.add(packet(20*ms, trace.Packet, 1))
+			r.probes = append(r.probes, probe{int64(2000 * ms), "app", netip.MustParseAddr("10.0.0.2")})
+			r.neighbours(neigh(3000), devices)
+		}},
+		{"a neighbour is given up, and no probe was seen", "neigh+500ms", func(r *recorder) {
 			r.neighbours(neigh(3000), devices)
 		}},
 	} {

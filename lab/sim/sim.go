@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	"ctlab/checks/model"
@@ -133,11 +132,7 @@ func (g *Ground) connect(spec *lab.Node) error {
 		if err := n.addAddress(hostDevice, a); err != nil {
 			return err
 		}
-		to := netip.PrefixFrom(a.Addr(), 32)
-		if slices.ContainsFunc(router.spec.Routes, func(r lab.Route) bool { return r.To == to }) {
-			continue // the lab says where it is
-		}
-		if err := router.addRoute(lab.Route{To: to, Dev: port.name}); err != nil {
+		if err := router.addRoute(lab.Route{To: netip.PrefixFrom(a.Addr(), 32), Dev: port.name}); err != nil {
 			return err
 		}
 	}
@@ -222,7 +217,7 @@ func (g *Ground) node(name string) (*node, error) {
 	return nil, fmt.Errorf("node %s: there is none", name)
 }
 
-// track finds a tracked node by name.
+// trackedNode finds a tracked node by name.
 func (g *Ground) trackedNode(name string) (*tracked, error) {
 	n, err := g.node(name)
 	if err != nil {
