@@ -183,18 +183,19 @@ func isRefusedByRules(err error) bool {
 
 // Ask sends one question from each socket, one right behind the other, and waits for what becomes of all.
 // They are not sent by several threads: packets that two processors handle at once have no order that
-// anybody could record, and with rules that count (statistic --mode nth) their order decides.
+// anybody could record, and with rules that count (statistic --mode nth) their order decides. Of the first
+// two ICMP errors to a host, made at once, one may even be lost (inet_peer_xrlim_allow, net/ipv4/inetpeer.c,
+// takes its tokens without a lock).
 func (g *Ground) Ask(ctx context.Context, from []play.Socket) ([]play.Reply, error) {
 	replies := make([]play.Reply, len(from))
 	var done sync.WaitGroup
 	start := g.Now()
 	for i, s := range from {
-		at := g.Now()
-		q := s.(*socket).dns.Send(ctx)
+		q := g.send(ctx, s.(*socket))
 		done.Add(1)
 		go func() {
 			defer done.Done()
-			replies[i] = reply(at, q.Wait())
+			replies[i] = q.reply()
 		}()
 	}
 	done.Wait()
@@ -202,12 +203,20 @@ func (g *Ground) Ask(ctx context.Context, from []play.Socket) ([]play.Reply, err
 	return replies, ctx.Err()
 }
 
-func (g *Ground) ask(ctx context.Context, s *socket) play.Reply {
-	return reply(g.Now(), s.dns.Ask(ctx))
+// question is a question on its way.
+type question struct {
+	at   time.Duration
+	sent *traffic.Question
 }
 
-func reply(at time.Duration, a traffic.Attempt) play.Reply {
-	r := play.Reply{At: at, Class: lab.Class(a.Class), By: a.By, From: a.From, Took: a.Took}
+func (g *Ground) send(ctx context.Context, s *socket) question {
+	return question{g.Now(), s.dns.Send(ctx)}
+}
+
+// reply waits for what becomes of the question.
+func (q question) reply() play.Reply {
+	a := q.sent.Wait()
+	r := play.Reply{At: q.at, Class: lab.Class(a.Class), By: a.By, From: a.From, Took: a.Took}
 	if a.Err != nil {
 		r.Err = a.Err.Error()
 	}

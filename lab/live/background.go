@@ -66,52 +66,75 @@ func (r *running) run() {
 			return
 		case <-next.C:
 		}
-		sent := r.question()
+		sent := r.round()
 		next.Reset(max(0, sent+r.Every-r.ground.Now()))
 	}
 }
 
-// question asks once, beside a control if there is one, and tells the outcomes, that of the control last.
-// It says when it asked.
-func (r *running) question() time.Duration {
-	control := make(chan struct{})
-	var tuple conntrack.Tuple
-	var reply play.Reply
-	go func() {
-		defer close(control)
-		if r.Client.Control {
-			tuple, reply = r.fresh()
-		}
-	}()
-	t, got := r.own()
-	r.tell(t, got, false)
-	<-control
+// round asks once, beside a control if there is one, and tells the outcomes, that of the control last. It
+// says when it asked.
+func (r *running) round() time.Duration {
+	own := r.prepare(r.Socket)
+	var control asked
 	if r.Client.Control {
-		r.tell(tuple, reply, true)
+		control = r.prepare(nil)
 	}
-	return got.At
+	own.send(r.ctx, r.ground)
+	if r.Client.Control {
+		control.send(r.ctx, r.ground)
+	}
+	heard := make(chan play.Reply, 1) // an early answer of the control has its own time
+	if r.Client.Control {
+		go func() { heard <- control.reply() }()
+	}
+	r.tell(own.tuple, own.reply(), false)
+	if r.Client.Control {
+		r.tell(control.tuple, <-heard, true)
+	}
+	return own.at
 }
 
-// own asks from the client's socket, or from a fresh one if it keeps none.
-func (r *running) own() (conntrack.Tuple, play.Reply) {
-	if s, ok := r.Socket.(*socket); ok {
-		return s.tuple, r.ground.ask(r.ctx, s)
-	}
-	return r.fresh()
+// asked is a question of a client in the background.
+type asked struct {
+	question
+	socket play.Socket
+	tuple  conntrack.Tuple
+	fresh  bool  // the socket is closed with the outcome
+	err    error // why there is no socket
 }
 
-// fresh asks from a port of its own.
-func (r *running) fresh() (conntrack.Tuple, play.Reply) {
-	at := r.ground.Now()
-	s, err := r.ground.Open(r.Client, 0)
-	if err != nil {
-		return conntrack.Tuple{}, play.Reply{At: at, Class: lab.Failed, Err: err.Error()}
+// prepare takes a socket, or opens a fresh one.
+func (r *running) prepare(from play.Socket) asked {
+	a := asked{socket: from, fresh: from == nil}
+	if a.fresh {
+		a.socket, a.err = r.ground.Open(r.Client, 0)
 	}
-	reply := r.ground.ask(r.ctx, s.(*socket))
-	if err := s.Close(); err != nil && reply.Err == "" {
+	if a.err == nil {
+		a.tuple = a.socket.Tuple()
+	}
+	return a
+}
+
+func (a *asked) send(ctx context.Context, g *Ground) {
+	if a.err != nil {
+		a.at = g.Now()
+		return
+	}
+	a.question = g.send(ctx, a.socket.(*socket))
+}
+
+func (a asked) reply() play.Reply {
+	if a.err != nil {
+		return play.Reply{At: a.at, Class: lab.Failed, Err: a.err.Error()}
+	}
+	reply := a.question.reply()
+	if !a.fresh {
+		return reply
+	}
+	if err := a.socket.Close(); err != nil && reply.Err == "" {
 		reply.Err = err.Error()
 	}
-	return s.Tuple(), reply
+	return reply
 }
 
 func (r *running) tell(t conntrack.Tuple, reply play.Reply, control bool) {
