@@ -1,9 +1,10 @@
 package model
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
-	"net"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -170,8 +171,9 @@ func (p *ruleParser) prefix() netip.Prefix {
 	}
 	addr, mask, _ := strings.Cut(w, "/")
 	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() { // ADDRESS/255.255.255.0
-		ones, size := net.IPMask(m.AsSlice()).Size()
-		if size == 0 {
+		bits4 := binary.BigEndian.Uint32(m.AsSlice())
+		ones := bits.LeadingZeros32(^bits4)
+		if bits4<<ones != 0 {
 			p.fail("the mask of %q is not known to the model", w)
 		}
 		w = addr + "/" + strconv.Itoa(ones)

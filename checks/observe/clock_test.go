@@ -9,22 +9,32 @@ import (
 
 const tick = int64(4 * time.Millisecond)
 
-// The phase is the earliest of the samples that lie near each other; one that came late, which modulo the
-// tick can also look early, has no say.
-func TestCalibrationIgnoresOutliers(t *testing.T) {
+// Ticks begin where most intervals have them: a wide one says nothing wrong, and one that was late has no say.
+func TestCalibration(t *testing.T) {
 	us := int64(time.Microsecond)
-	for name, delays := range map[string][]int64{
-		"quiet":              {18, 15, 22, 30, 16, 40},
-		"the first was late": {2490, 15, 22, 30, 16, 18},
-		"one looks early":    {18, 15, 3700, 30, 16, 18},
-		"half were late":     {900, 15, 22, 2400, 16, 3100},
+	for name, c := range map[string]struct {
+		intervals [][2]int64 // before and after, us within the tick
+		want      int64
+		agreed    bool
+	}{
+		"quiet":               {[][2]int64{{14, 15}, {14, 15}, {13, 15}, {14, 16}}, 15, true},
+		"interrupted":         {[][2]int64{{2, 2490}, {14, 15}, {-900, 300}, {14, 16}}, 15, true},
+		"mostly interrupted":  {[][2]int64{{2, 2490}, {10, 900}, {-900, 300}, {14, 15}}, 15, true},
+		"a tick was late":     {[][2]int64{{1400, 1401}, {14, 15}, {13, 15}, {14, 15}}, 15, true},
+		"over the end":        {[][2]int64{{3998, 4001}, {-1, 1}, {3990, 4001}}, 1, true},
+		"nothing to agree on": {[][2]int64{{14, 15}, {700, 701}, {1900, 1901}, {3000, 3001}}, 15, false},
 	} {
-		c := &Calibration{length: tick}
-		for i, d := range delays {
-			c.samples = append(c.samples, 1000*tick+int64(i)*7*tick+d*us)
+		cal := &Calibration{length: tick}
+		for i, d := range c.intervals {
+			at := 1000*tick + int64(i)*7*tick
+			cal.samples = append(cal.samples, sample{at + d[0]*us, at + d[1]*us})
 		}
-		if got := c.Ticks().phase % tick; got != 15*us {
-			t.Errorf("%s: phase %d us, want 15", name, got/us)
+		got := cal.Ticks().phase % tick
+		if off := cal.offset(c.want*us, got); c.agreed && time.Duration(off).Abs() > 2*time.Microsecond {
+			t.Errorf("%s: phase %d us, want %d", name, got/us, c.want)
+		}
+		if cal.Agreed() != c.agreed {
+			t.Errorf("%s: agreed %t", name, cal.Agreed())
 		}
 	}
 }

@@ -81,6 +81,9 @@ func (g *Ground) traces() (traces []trace.Trace) {
 		if drift > time.Second/time.Duration(ticks.HZ) {
 			t.rec.lose("the tick clock moved by %v during the run", drift)
 		}
+		if !g.calib.Agreed() {
+			t.rec.lose("the tick clock could not be read: the machine is too busy, or its ticks come late")
+		}
 		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, HZ: ticks.HZ, Names: g.names()}
 		traces = append(traces, t.rec.trace(h, ticks, g.origin))
 	}
