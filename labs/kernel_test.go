@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"ctlab/checks/model"
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/lab/live"
@@ -34,7 +35,12 @@ func TestLabsOnThisKernel(t *testing.T) {
 			r := lab.Run(ctx, l, play.New(l, live.New(l)), lab.Options{})
 			free := 0
 			for _, c := range r.Comparisons {
-				free += c.Free["timing"]
+				for _, choice := range c.Choices {
+					if choice.Kind == model.ChooseTiming {
+						free++
+						t.Errorf("%s: left to the timing: %s", c.Header.Node, choice)
+					}
+				}
 				if c.Verdict() != trace.Same {
 					t.Errorf("%s: %s", c.Header.Node, c.Verdict())
 				}

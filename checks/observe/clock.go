@@ -110,6 +110,32 @@ func (c *Calibration) Watch(n int) {
 	}
 }
 
+// pace is how often Keep looks.
+const pace = 100 * time.Millisecond
+
+// Keep goes on with a sample now and then until stop is closed.
+func (c *Calibration) Keep(stop <-chan struct{}) {
+	timer := time.NewTicker(pace)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-timer.C:
+		}
+		c.mu.Lock()
+		last := c.samples[len(c.samples)-1].after
+		c.mu.Unlock()
+		const early = 400 * time.Microsecond
+		next := last + ((Monotonic()+int64(early)-last)/c.length+1)*c.length
+		time.Sleep(time.Duration(next - int64(early) - Monotonic()))
+		s := c.awaitTick()
+		c.mu.Lock()
+		c.samples = append(c.samples, s)
+		c.mu.Unlock()
+	}
+}
+
 func (c *Calibration) awaitTick() sample {
 	before := Monotonic()
 	deadline := before + 4*c.length
@@ -134,22 +160,28 @@ func (c *Calibration) Ticks() Ticks {
 	return Ticks{HZ: int64(time.Second) / c.length, length: c.length, phase: phase}
 }
 
-// begin is a moment at which a tick began, as most of the samples have it, and how many do. Among moments
-// that as many have, the earliest behind a sharp interval is taken: delays only add.
+// begin is a moment at which a tick began, and how many samples agree with it. Candidates are the upper ends
+// of the intervals. Of those that nearly the most intervals hold it is the earliest: interrupts and ticks come
+// late, never early, and where most intervals are wide a late one is held by as many as a good one.
 func (c *Calibration) begin(samples []sample) (phase int64, have int) {
-	width := int64(0)
-	for _, s := range samples {
-		n := 0
+	counts, most, best := make([]int, len(samples)), 0, 0
+	for i, s := range samples {
 		for _, o := range samples {
 			if c.holds(o, s.after) {
-				n++
+				counts[i]++
 			}
 		}
-		if w := s.after - s.before; n > have || n == have && w < width {
-			phase, have, width = s.after, n, w
+		if counts[i] > most {
+			most, best = counts[i], i
 		}
 	}
-	return phase, have
+	phase = samples[best].after
+	for i, s := range samples {
+		if 10*counts[i] >= 9*most && c.offset(phase, s.after) < 0 {
+			phase, best = s.after, i
+		}
+	}
+	return phase, counts[best]
 }
 
 // holds reports whether a moment lies in an interval, modulo the tick.

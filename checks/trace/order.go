@@ -143,8 +143,8 @@ func packetEnds(records []Record) map[int]time.Duration {
 }
 
 // overlaps lists the packets that were on their way during an act that concerns them. A neighbour is given up
-// by the kernel itself, and when is known less well than when ctlab does something: reads may lie in that time
-// too.
+// by the kernel itself, and when is known less well than when ctlab does something: reads, and the end of what is
+// seen, may lie in that time too.
 func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 	a := records[i]
 	var out []int
@@ -154,7 +154,7 @@ func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 		}
 	}
 	for j := i + 1; j < len(records) && records[j].At <= a.end(); j++ {
-		if _, ok := ends[j]; ok && concerns(a, records[j]) || a.Kind == Neigh && looks(records[j]) {
+		if _, ok := ends[j]; ok && concerns(a, records[j]) || a.Kind == Neigh && (looks(records[j]) || records[j].Kind == Ended) {
 			out = append(out, j)
 		}
 	}

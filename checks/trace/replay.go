@@ -28,6 +28,7 @@ type Report struct {
 	Reads       int // entries read, by get or dump, and reads that found nothing
 	Fields      int // fields compared
 	Free        map[model.ChoiceKind]int
+	Choices     []model.Choice // what was free, in order
 	Differences []Difference
 	Lost        []string // why the comparison says nothing
 	Packets     []Handled
@@ -353,7 +354,7 @@ func (run *replay) finish() {
 		rep.Differences = append(rep.Differences, h.left()...)
 	}
 	rep.Reads, rep.Fields, rep.Packets = h.reads, h.fields, h.packets.list()
-	rep.Free = map[model.ChoiceKind]int{}
+	rep.Free, rep.Choices = map[model.ChoiceKind]int{}, h.choices
 	for _, c := range h.choices {
 		rep.Free[c.Kind]++
 	}

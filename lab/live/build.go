@@ -27,17 +27,18 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 	if g.calib, err = observe.NewCalibration(); err != nil {
 		return set, err
 	}
-	g.calmed = make(chan struct{})
+	g.calm, g.calmed = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(g.calmed)
 		g.calib.Watch(calibrationSamples)
+		g.calib.Keep(g.calm)
 	}()
+	g.built = true
 	if g.ipt, err = topology.FindIptables(ctx); err != nil {
 		return set, err
 	}
 	probe := make(chan probeResult, 1)
 	go func() { probe <- probeProfile(ctx, g.ipt) }()
-	g.built = true
 	err = g.build(ctx)
 	found := <-probe
 	if err = errors.Join(err, found.err); err != nil {

@@ -68,6 +68,7 @@ func (g *Ground) recalibrate() <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		close(g.calm)
 		<-g.calmed
 		g.calib.Watch(calibrationSamples / 3)
 	}()

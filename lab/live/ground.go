@@ -27,7 +27,8 @@ type Ground struct {
 	nodes   map[string]*topology.Node
 	tracked []*tracked // in the order of the file
 	calib   *observe.Calibration
-	calmed  chan struct{} // closed when the first calibration is done
+	calm    chan struct{} // closed when no more samples of the tick clock are needed
+	calmed  chan struct{} // closed when none is taken any more
 	profile model.Profile
 	origin  int64 // CLOCK_MONOTONIC of time 0; 0 before Ready
 	waits   time.Duration
