@@ -25,6 +25,7 @@ type recorder struct {
 	recs   []raw
 	losses []loss
 	probes []probe
+	errors []int64 // when the node itself said that a host is unreachable
 	lost   []string
 }
 
@@ -90,6 +91,9 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		switch {
 		case f.Packet != nil && f.Out:
 			rec.kind, rec.args = trace.Left, trace.PacketArgs(dev, f.Packet)
+			if f.Packet.Proto == conntrack.ICMP && f.Packet.ICMPType == 3 && f.Packet.ICMPCode == 1 {
+				r.errors = append(r.errors, f.At)
+			}
 		case f.Packet != nil:
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
 		case !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
@@ -138,16 +142,25 @@ const (
 	wordDelay   = 500 * time.Millisecond
 )
 
-// lostSince is the earliest moment at which the kernel may have given up a neighbour, of which it was heard
-// at the given one.
-func (r *recorder) lostSince(dev string, a netip.Addr, heard int64) int64 {
-	since := heard - int64(wordDelay)
+// lostWhen is when the kernel may have given up a neighbour, of which it was heard at the given moment. What
+// waited for the neighbour is answered with host unreachable, which leaves like any packet some microseconds
+// later: where the node sent one meanwhile, it bounds that time as the leaving of a packet bounds its own.
+func (r *recorder) lostWhen(dev string, a netip.Addr, heard int64) (from, to int64) {
+	from, to = 0, heard
 	for _, p := range r.probes {
 		if at := p.at + int64(retransTime); p.dev == dev && p.addr == a && at <= heard {
-			since = max(since, at)
+			from = max(from, at)
 		}
 	}
-	return since
+	if from == 0 { // nobody asked for it
+		from = heard - int64(wordDelay)
+	}
+	for _, e := range r.errors {
+		if e >= from && e <= to {
+			return max(from, e-int64(actDelay)), e
+		}
+	}
+	return from, to
 }
 
 // neighbours turns the kernel's word that neighbours were lost into records. It is heard late; what
@@ -158,8 +171,8 @@ func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]stri
 		if !ok {
 			continue
 		}
-		since := r.lostSince(dev, n.Addr, n.At)
-		rec := raw{at: since, took: n.At - since, from: since, to: n.At, kind: trace.Neigh, args: dev + " " + n.Addr.String()}
+		from, to := r.lostWhen(dev, n.Addr, n.At)
+		rec := raw{at: from, took: to - from, from: from, to: to, kind: trace.Neigh, args: dev + " " + n.Addr.String()}
 		for _, l := range r.losses {
 			if l.dev != dev || l.addr.IsValid() && l.addr != n.Addr || n.At < l.at.From || n.At-l.at.From > int64(echoDelay) {
 				continue

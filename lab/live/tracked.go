@@ -146,9 +146,12 @@ func (t *tracked) stop() error {
 	var errs []error
 	devices := t.node.Devices()
 	if t.tap != nil {
-		frames, lost, err := t.tap.Close()
+		// The recording ends here. What the tap sees while it is being closed is part of a story whose rest
+		// nobody hears.
 		ended := now()
 		t.rec.saw(ended, ended.From, trace.Ended, "", "")
+		frames, lost, err := t.tap.Close()
+		frames = slices.DeleteFunc(frames, func(f observe.Frame) bool { return f.At > ended.From })
 		t.rec.frames(frames, devices, t.own)
 		if lost > 0 {
 			t.rec.lose("the tap lost %d frames", lost)
