@@ -27,7 +27,7 @@ func TestCalibration(t *testing.T) {
 		cal := &Calibration{length: tick}
 		for i, d := range c.intervals {
 			at := 1000*tick + int64(i)*7*tick
-			cal.samples = append(cal.samples, sample{at + d[0]*us, at + d[1]*us})
+			cal.samples = append(cal.samples, sample{at + d[0]*us, at + d[1]*us, at})
 		}
 		got := cal.Ticks().phase % tick
 		if off := cal.offset(c.want*us, got); c.agreed && time.Duration(off).Abs() > 2*time.Microsecond {
@@ -46,9 +46,30 @@ func TestTicks(t *testing.T) {
 			t.Errorf("tick at %d: %d, want %d", ns, got, want)
 		}
 	}
-	edge := 11*tick + int64(20*time.Microsecond)
-	if s := k.Stamp(edge); s.From != 0 || s.To != 1 {
-		t.Errorf("a stamp 20 us behind a boundary: %s", s)
+}
+
+// What the coarse clock showed decides which tick it was, also where the machine was late with one.
+func TestBetween(t *testing.T) {
+	us := int64(time.Microsecond)
+	edge := 11 * tick // tick 1 is due; the coarse clock shows its ticks 1 ms late
+	shows := func(n int64) int64 { return (10+n)*tick - 1000*us }
+	for name, c := range map[string]struct {
+		at    int64
+		facts []fact
+		want  string
+	}{
+		"nothing is known":          {edge + 2000*us, nil, "0..1"},
+		"near a boundary":           {edge + 20*us, nil, "-1..1"},
+		"in time":                   {edge + 2000*us, []fact{{edge + 1990*us, shows(1), shows(1)}}, "1"},
+		"late":                      {edge + 500*us, []fact{{edge + 490*us, shows(0), shows(0)}, {edge + 510*us, shows(0), shows(0)}}, "0"},
+		"late, and came":            {edge + 500*us, []fact{{edge + 490*us, shows(0), shows(0)}, {edge + 510*us, shows(1), shows(1)}}, "0..1"},
+		"near a boundary, and late": {edge + 20*us, []fact{{edge + 10*us, shows(0), shows(0)}, {edge + 30*us, shows(0), shows(1)}}, "0..1"},
+		"a fact of long ago":        {edge + 2000*us, []fact{{5 * tick, shows(-6), shows(-6)}}, "0..1"},
+	} {
+		k := Ticks{HZ: 250, length: tick, phase: 10 * tick, coarse: shows(0), facts: c.facts}
+		if got := k.Stamp(c.at).String(); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
 	}
 }
 

@@ -72,7 +72,7 @@ func (g *Ground) open(c *lab.Client, port uint16) (*socket, error) {
 		return nil, err
 	}
 	var udp *traffic.UDP
-	at, err := during(func() (err error) {
+	at, err := g.clock.during(func() (err error) {
 		udp, err = g.bind(n.NS, c, port)
 		return err
 	})
@@ -155,14 +155,14 @@ type ownSocket struct {
 }
 
 func (s *ownSocket) Send(b []byte) error {
-	at, err := during(func() error { return s.UDP.Send(b) })
+	at, err := s.node.clock.during(func() error { return s.UDP.Send(b) })
 	s.node.sent(at, s.Local(), s.Remote(), len(b), err)
 	return err
 }
 
 func (s *ownSocket) Close() error {
 	name := s.name()
-	at, err := during(s.UDP.Close)
+	at, err := s.node.clock.during(s.UDP.Close)
 	s.node.rec.called(at, trace.Socket, "close "+name)
 	return err
 }
@@ -209,8 +209,13 @@ type question struct {
 	sent *traffic.Question
 }
 
+// send sends a question. A packet on a veth goes through the hooks within the call that sends it, so the clock
+// is asked right before and after.
 func (g *Ground) send(ctx context.Context, s *socket) question {
-	return question{g.Now(), s.dns.Send(ctx)}
+	q := question{at: g.Now()}
+	q.sent = s.dns.Send(ctx)
+	g.clock()
+	return q
 }
 
 // reply waits for what becomes of the question.

@@ -27,6 +27,7 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 	if g.calib, err = observe.NewCalibration(); err != nil {
 		return set, err
 	}
+	g.clock = g.calib.Now
 	g.calm, g.calmed = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(g.calmed)
@@ -114,7 +115,7 @@ func (g *Ground) buildLinks() error {
 		if err != nil {
 			return fmt.Errorf("uplink of %s: %w", spec.Name, err)
 		}
-		at, err := during(func() error {
+		at, err := g.clock.during(func() error {
 			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Address: spec.Address, Gateway: spec.Gateway})
 		})
 		if err != nil {

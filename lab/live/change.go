@@ -19,7 +19,7 @@ func (g *Ground) act(node string, do func(n *topology.Node) error, record func(t
 	if err != nil {
 		return err
 	}
-	at, err := during(func() error { return do(n) })
+	at, err := g.clock.during(func() error { return do(n) })
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (g *Ground) Link(node, dev, state string) error {
 	if err != nil {
 		return err
 	}
-	at, err := during(func() error { return do(n) })
+	at, err := g.clock.during(func() error { return do(n) })
 	if err != nil {
 		return err
 	}

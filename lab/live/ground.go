@@ -27,6 +27,7 @@ type Ground struct {
 	nodes   map[string]*topology.Node
 	tracked []*tracked // in the order of the file
 	calib   *observe.Calibration
+	clock   clock
 	calm    chan struct{} // closed when no more samples of the tick clock are needed
 	calmed  chan struct{} // closed when none is taken any more
 	profile model.Profile
@@ -47,18 +48,18 @@ var _ play.Ground = (*Ground)(nil)
 
 // New prepares the ground of a lab; nothing is made yet.
 func New(l *lab.Lab) *Ground {
-	return &Ground{lab: l, nodes: map[string]*topology.Node{}, used: map[conntrack.Tuple]bool{},
+	return &Ground{lab: l, clock: observe.Monotonic, nodes: map[string]*topology.Node{}, used: map[conntrack.Tuple]bool{},
 		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}}
 }
 
 // Ready is called when rules are loaded and programs started: the clock begins.
 func (g *Ground) Ready() error {
-	g.origin = observe.Monotonic()
+	g.origin = g.clock()
 	return nil
 }
 
 // Now is the time since Ready.
-func (g *Ground) Now() time.Duration { return g.since(observe.Monotonic()) }
+func (g *Ground) Now() time.Duration { return g.since(g.clock()) }
 
 // since is a moment of CLOCK_MONOTONIC on the lab's clock.
 func (g *Ground) since(ns int64) time.Duration { return time.Duration(ns - g.origin) }
@@ -109,15 +110,18 @@ func (g *Ground) table(name string) (*tracked, error) {
 	return nil, fmt.Errorf("%s is not tracked", name)
 }
 
+// clock is CLOCK_MONOTONIC in ns. What it is asked around an act tells in which tick of the kernel that was.
+type clock func() int64
+
 // now is a moment without an extent.
-func now() kernel.Moment {
-	t := observe.Monotonic()
+func (c clock) now() kernel.Moment {
+	t := c()
 	return kernel.Moment{From: t, To: t}
 }
 
 // during runs fn and returns the moment around it.
-func during(fn func() error) (kernel.Moment, error) {
-	from := observe.Monotonic()
+func (c clock) during(fn func() error) (kernel.Moment, error) {
+	from := c()
 	err := fn()
-	return kernel.Moment{From: from, To: observe.Monotonic()}, err
+	return kernel.Moment{From: from, To: c()}, err
 }

@@ -131,7 +131,7 @@ func (g *Ground) Hits(ctx context.Context, node string) (string, error) {
 		return "", err
 	}
 	var text string
-	at, err := during(func() (err error) {
+	at, err := g.clock.during(func() (err error) {
 		text, err = g.ipt.Hits(ctx, t.node)
 		return err
 	})

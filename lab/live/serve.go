@@ -35,7 +35,7 @@ func (g *Ground) Serve(_ context.Context, on string, at netip.AddrPort, identity
 		return nil, fmt.Errorf("a server on %s must listen at one of its addresses, not at any: the node is tracked", on)
 	}
 	var pc net.PacketConn
-	moment, err := during(func() (err error) {
+	moment, err := g.clock.during(func() (err error) {
 		pc, err = n.NS.ListenUDP(at, nil)
 		return err
 	})
@@ -44,6 +44,8 @@ func (g *Ground) Serve(_ context.Context, on string, at netip.AddrPort, identity
 	}
 	if t != nil {
 		pc = t.recordedConn(moment, pc, at)
+	} else {
+		pc = timedConn{pc, g.clock}
 	}
 	l, err := n.NS.Listen(at)
 	if err != nil {
@@ -69,6 +71,19 @@ func (s *server) Stop(ctx context.Context) (int, error) {
 	return len(s.dns.Log()), err
 }
 
+// timedConn is a server's socket on a host. Asking the clock around each answer tells in which tick the node
+// has it.
+type timedConn struct {
+	net.PacketConn
+	clock clock
+}
+
+func (c timedConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	c.clock()
+	defer c.clock()
+	return c.PacketConn.WriteTo(b, to)
+}
+
 // ownConn is a server's socket on a tracked node: what it sends is an input of the node.
 type ownConn struct {
 	net.PacketConn
@@ -83,7 +98,7 @@ func (t *tracked) recordedConn(at kernel.Moment, pc net.PacketConn, local netip.
 }
 
 func (c *ownConn) WriteTo(b []byte, to net.Addr) (n int, err error) {
-	at, err := during(func() (err error) {
+	at, err := c.node.clock.during(func() (err error) {
 		n, err = c.PacketConn.WriteTo(b, to)
 		return err
 	})
@@ -94,7 +109,7 @@ func (c *ownConn) WriteTo(b []byte, to net.Addr) (n int, err error) {
 }
 
 func (c *ownConn) Close() error {
-	at, err := during(c.PacketConn.Close)
+	at, err := c.node.clock.during(c.PacketConn.Close)
 	c.once.Do(func() { c.node.rec.called(at, trace.Socket, "close "+c.local.String()) })
 	return err
 }

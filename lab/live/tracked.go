@@ -22,6 +22,7 @@ import (
 type tracked struct {
 	spec   *lab.Node
 	node   *topology.Node
+	clock  clock
 	rec    recorder
 	tap    *observe.Tap
 	tapped chan error // says that tap is open, or why not
@@ -48,15 +49,15 @@ const defaultTTL = "net.ipv4.ip_default_ttl"
 
 // track begins the recording of a node, and makes it a router.
 func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
-	t := &tracked{spec: spec, node: n, own: map[netip.Addr]bool{}}
+	t := &tracked{spec: spec, node: n, clock: g.clock, own: map[netip.Addr]bool{}}
 	g.tracked = append(g.tracked, t)
-	if t.table, err = kernel.Open(n.NS, observe.Monotonic); err != nil {
+	if t.table, err = kernel.Open(n.NS, kernel.Clock(t.clock)); err != nil {
 		return err
 	}
-	if t.ears, err = kernel.Listen(n.NS, observe.Monotonic); err != nil {
+	if t.ears, err = kernel.Listen(n.NS, kernel.Clock(t.clock)); err != nil {
 		return err
 	}
-	t.rec.did(now(), trace.Listen, "", "")
+	t.rec.did(t.clock.now(), trace.Listen, "", "")
 	// Setting up the ring waits for the kernel's RCU, so it goes on while other nodes are made.
 	t.tapped = make(chan error, 1)
 	go func() {
@@ -95,7 +96,7 @@ func (t *tracked) recordSysctls() error {
 	}
 	for _, key := range keys {
 		if v, ok := values[key]; ok {
-			t.recordSysctl(now(), key, v)
+			t.recordSysctl(t.clock.now(), key, v)
 		}
 	}
 	return nil
@@ -111,12 +112,12 @@ func (t *tracked) recordSysctl(at kernel.Moment, key, value string) {
 // inventory reads sysctls, links, addresses and routes back, so that an input that was not recorded
 // shows.
 func (t *tracked) inventory() error {
-	at := now()
+	at := t.clock.now()
 	st, err := t.node.State()
 	if err != nil {
 		return err
 	}
-	at.To = observe.Monotonic()
+	at.To = t.clock()
 	keys := slices.Clone(inputSysctls)
 	for _, rec := range t.rec.recs {
 		if key, _, _ := strings.Cut(rec.args, " "); rec.kind == trace.Sysctl && !slices.Contains(keys, key) {
@@ -148,7 +149,7 @@ func (t *tracked) stop() error {
 	if t.tap != nil {
 		// The recording ends here. What the tap sees while it is being closed is part of a story whose rest
 		// nobody hears.
-		ended := now()
+		ended := t.clock.now()
 		t.rec.saw(ended, ended.From, trace.Ended, "", "")
 		frames, lost, err := t.tap.Close()
 		frames = slices.DeleteFunc(frames, func(f observe.Frame) bool { return f.At > ended.From })
