@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -48,9 +49,25 @@ func TestLabsOnThisKernel(t *testing.T) {
 			agree(t, predict(v.load(t), seed), r)
 			if r.Verdict() != lab.Pass || free > 0 || t.Failed() {
 				t.Errorf("%s, %d timing choices\n%s", r.Verdict(), free, text(t, r))
+				keep(t, r)
 			}
 		})
 	}
+}
+
+// keep writes the traces of a failed run into the test's artifacts (go test -artifacts), for ctlab replay.
+func keep(t *testing.T, r *lab.Result) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.ArtifactDir(), "run.trace"))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer f.Close()
+	if err := trace.Write(f, r.Evidence.Traces...); err != nil {
+		t.Error(err)
+	}
+	t.Logf("ctlab replay %s", f.Name())
 }
 
 // agree holds a prediction against what the kernel did: each want was met or missed in both, and each query
