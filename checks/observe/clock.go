@@ -61,16 +61,21 @@ func (t Ticks) shown(coarse int64) conntrack.Tick {
 // Stamp is the Span of ticks within which the kernel handled a packet that was stamped at ns.
 func (t Ticks) Stamp(ns int64) conntrack.Span { return t.Between(ns, ns) }
 
+// settled is how long before or after an act the coarse clock must have been read to say something of it:
+// jiffies and the coarse clock are not advanced at one and the same moment for all processors. Once in some
+// 100,000 reads the table was read, 10 us after the coarse clock had changed, with the tick before.
+const settled = 100 * time.Microsecond
+
 // Between is the Span of something that happened between two moments. The tick is the one that was due, with
 // some tolerance, or the one before, with which the machine was late; what was read of the coarse clock
 // shortly before and after leaves only one of them, nearly always.
 func (t Ticks) Between(from, to int64) conntrack.Span {
 	s := conntrack.Span{From: t.Tick(from-int64(tolerance)) - 1, To: t.Tick(to + int64(tolerance))}
-	before := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at > from })
+	before := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at > from-int64(settled) })
 	if before > 0 {
 		s.From = max(s.From, t.shown(t.facts[before-1].before))
 	}
-	after := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at >= to })
+	after := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at >= to+int64(settled) })
 	if after < len(t.facts) {
 		s.To = min(s.To, t.shown(t.facts[after].after))
 	}
