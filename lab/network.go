@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"ctlab/topology/service"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ func rulesKeys() []key[*stepDraft] {
 			if !d.isScalar(f, "lines as typed after iptables") || d.isCut(f) {
 				return
 			}
-			if err := checkTyped(f.value.text); err != nil {
+			if _, err := service.Lines("", f.value.text); err != nil {
 				d.fail(f.value, "replace takes what iptables-save prints", "change: %s", err)
 			}
 			s.Change = f.value.text

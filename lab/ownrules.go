@@ -1,70 +1,14 @@
 package lab
 
 import (
-	"fmt"
 	"strings"
 
+	"ctlab/checks/model"
 	"ctlab/topology/service"
 )
 
 // unnamed is the name of a rules text without one.
 const unnamed = "rules"
-
-// checkOwn reports what is wrong with a text of iptables rules. What it holds beyond its shape is for
-// whoever compiles it to say.
-func checkOwn(o service.Own) error {
-	text := strings.TrimLeft(o.Text, " \n")
-	if strings.HasPrefix(text, "*") || strings.HasPrefix(text, "#") {
-		return checkSaved(text)
-	}
-	return checkTyped(text)
-}
-
-// checkSaved looks at what iptables-save prints: tables, each with its COMMIT.
-func checkSaved(text string) error {
-	table := ""
-	for i, line := range strings.Split(text, "\n") {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || line[0] == '#':
-		case line[0] == '*' && table != "":
-			return fmt.Errorf("line %d: %s begins before the COMMIT of *%s", i+1, line, table)
-		case line[0] == '*':
-			table = line[1:]
-		case table == "":
-			return fmt.Errorf("line %d stands in no table", i+1)
-		case line == "COMMIT":
-			table = ""
-		case line[0] != ':' && line[0] != '-' && line[0] != '[':
-			return fmt.Errorf("line %d is no rule", i+1)
-		}
-	}
-	if table != "" {
-		return fmt.Errorf("the COMMIT of *%s is missing", table)
-	}
-	return nil
-}
-
-// checkTyped looks at lines as typed after iptables.
-func checkTyped(text string) error {
-	rules := 0
-	for i, line := range strings.Split(text, "\n") {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || line[0] == '#':
-			continue
-		case strings.HasPrefix(line, "iptables "):
-			return fmt.Errorf("line %d: rules are written without the word iptables", i+1)
-		case line[0] != '-':
-			return fmt.Errorf("line %d begins with neither -, * nor #", i+1)
-		}
-		rules++
-	}
-	if rules == 0 {
-		return fmt.Errorf("no rule in it")
-	}
-	return nil
-}
 
 // nodeRules reads the lab's own rules of a node.
 func (d *decoder) nodeRules(n *nodeDraft) {
@@ -81,7 +25,9 @@ func (d *decoder) nodeRules(n *nodeDraft) {
 func (d *decoder) rulesTexts(f field) []Rules {
 	if f.value.kind != mapping {
 		if text, ok := d.rulesText(f, unnamed); ok {
-			return []Rules{{d.pos(f.value), unnamed, text}}
+			out := []Rules{{d.pos(f.value), unnamed, text}}
+			d.fit(f, out)
+			return out
 		}
 		return nil
 	}
@@ -97,6 +43,7 @@ func (d *decoder) rulesTexts(f field) []Rules {
 			out = append(out, Rules{d.pos(item.value), item.name(), text})
 		}
 	}
+	d.fit(f, out)
 	return out
 }
 
@@ -105,11 +52,27 @@ func (d *decoder) rulesText(f field, name string) (string, bool) {
 	if !d.isScalar(f, "iptables rules, as typed after iptables or as iptables-save prints them") || d.isCut(f) {
 		return "", false
 	}
-	if err := checkOwn(service.Own{Name: name, Text: f.value.text}); err != nil {
+	if err := service.Check(service.Own{Name: name, Text: f.value.text}); err != nil {
 		d.fail(f.value, "", "%s: %s", f.name(), err)
 		return "", false
 	}
 	return f.value.text, true
+}
+
+// fit reports texts of rules that do not fit together, or that hold what the model does not know.
+func (d *decoder) fit(f field, texts []Rules) {
+	var own []service.Own
+	for _, t := range texts {
+		own = append(own, service.Own{Name: t.Name, Text: t.Text})
+	}
+	text, err := service.Rules(nil, own, false)
+	if err != nil {
+		d.fail(f.value, "", "%s", strings.TrimPrefix(err.Error(), "rules "+unnamed+": "))
+		return
+	}
+	if err := model.NewRuleset().Restore(text, false); err != nil && d.lab.SkipModel == "" {
+		d.fail(f.value, "model: {skip: WHY} runs the kernel alone", "%s", err)
+	}
 }
 
 // isCut reports a plain value of rules with a comment behind it: iptables knows # inside a rule, and YAML

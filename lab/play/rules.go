@@ -52,7 +52,7 @@ func (w *World) load(ctx context.Context, t *tracked, text string, noflush bool)
 	}
 	// What the model of the rules does not know is refused before the kernel has it.
 	next := t.rules.Clone()
-	if err := next.Restore(text, noflush); err != nil {
+	if err := next.Restore(text, noflush); err != nil && w.lab.SkipModel == "" {
 		return fmt.Errorf("rules of %s: %w", t.spec.Name, err)
 	}
 	if err := w.ground.Load(ctx, t.spec.Name, text, noflush); err != nil {
