@@ -18,15 +18,32 @@ import (
 	"ctlab/lab/play"
 )
 
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root")
+}
+
+// Every kind of step on this kernel.
+func TestEveryStepOnThisKernel(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	l := everyStep(t)
+	if r := lab.Run(t.Context(), l, play.New(l, live.New(l)), lab.Options{}); r.Verdict() != lab.Pass {
+		t.Errorf("%s\n%s", r.Verdict(), text(t, r))
+		keep(t, r)
+	}
+}
+
 // Every bundled lab and each of its variants, on this kernel: all wants are met, kernel and model agree,
 // nothing was left to the timing, and the outcome is the one that was predicted.
 func TestLabsOnThisKernel(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	for _, v := range all(t) {
 		t.Run(v.String(), func(t *testing.T) {
 			t.Parallel()

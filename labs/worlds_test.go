@@ -109,3 +109,37 @@ func BenchmarkPredict(b *testing.B) {
 		})
 	}
 }
+
+// everyStep is a lab with every kind of step in it.
+func everyStep(t testing.TB) *lab.Lab {
+	t.Helper()
+	l, err := lab.ReadFile("testdata/every-step.yaml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// Every kind of step is played in the simulated world, but for the programs that no prediction can run.
+func TestEveryStepPredicted(t *testing.T) {
+	l := everyStep(t)
+	kinds := map[lab.Kind]bool{}
+	for _, s := range l.Steps {
+		kinds[s.Kind] = true
+	}
+	for _, k := range []lab.Kind{lab.Query, lab.Start, lab.Stop, lab.Restart, lab.SetBackends, lab.SetRules, lab.SetSysctl, lab.SetLink,
+		lab.SetAddress, lab.SetRoute, lab.Table, lab.Wait, lab.Exec, lab.Check} {
+		if !kinds[k] {
+			t.Errorf("no %s step", k)
+		}
+	}
+	r := predict(l, seed)
+	for _, s := range r.Steps {
+		if !s.OK() || (s.Outcome.NotPlayed != "") != (s.Step.Kind == lab.Exec) {
+			t.Errorf("step %d: wants met %t, not played %q\n%s", s.Step.Index, s.OK(), s.Outcome.NotPlayed, text(t, r))
+		}
+	}
+	if r.Err != nil || r.Verdict() != lab.Unclear {
+		t.Errorf("%s, %v", r.Verdict(), r.Err)
+	}
+}
