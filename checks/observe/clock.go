@@ -66,11 +66,15 @@ func (t Ticks) Stamp(ns int64) conntrack.Span { return t.Between(ns, ns) }
 // 100,000 reads the table was read, 10 us after the coarse clock had changed, with the tick before.
 const settled = 100 * time.Microsecond
 
+// latest is with how many ticks a machine may be late where nothing is known. Two were seen on two processors
+// with twice as much to do.
+const latest = 8
+
 // Between is the Span of something that happened between two moments. The tick is the one that was due, with
-// some tolerance, or the one before, with which the machine was late; what was read of the coarse clock
-// shortly before and after leaves only one of them, nearly always.
+// some tolerance, or an earlier one, with which the machine was late; what was read of the coarse clock
+// shortly before and after leaves only one, nearly always.
 func (t Ticks) Between(from, to int64) conntrack.Span {
-	s := conntrack.Span{From: t.Tick(from-int64(tolerance)) - 1, To: t.Tick(to + int64(tolerance))}
+	s := conntrack.Span{From: t.Tick(from-int64(tolerance)) - latest, To: t.Tick(to + int64(tolerance))}
 	before := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at > from-int64(settled) })
 	if before > 0 {
 		s.From = max(s.From, t.shown(t.facts[before-1].before))
@@ -138,6 +142,12 @@ func NewCalibration() (*Calibration, error) {
 // sharp is how narrow an interval is when nothing but the tick itself interrupted its making: 10 to 40 us on
 // the processor that has the tick, 3 us on another one.
 const sharp = 50 * time.Microsecond
+
+// Settle waits until what it notes of the coarse clock says something of what comes next.
+func (c *Calibration) Settle() {
+	for until := c.Now() + int64(settled); Monotonic() < until; {
+	}
+}
 
 // Watch takes samples until n of them are sharp, or five times as many were taken; it sleeps up to shortly
 // before each tick and then spins.

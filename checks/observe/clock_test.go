@@ -58,14 +58,14 @@ func TestBetween(t *testing.T) {
 		facts []fact
 		want  string
 	}{
-		"nothing is known":          {edge + 2000*us, nil, "0..1"},
-		"near a boundary":           {edge + 20*us, nil, "-1..1"},
+		"nothing is known":          {edge + 2000*us, nil, "-7..1"},
+		"near a boundary":           {edge + 20*us, nil, "-8..1"},
 		"in time":                   {edge + 2000*us, []fact{{edge + 1890*us, shows(1), shows(1)}}, "1"},
 		"late":                      {edge + 500*us, []fact{{edge + 390*us, shows(0), shows(0)}, {edge + 610*us, shows(0), shows(0)}}, "0"},
 		"late, and came":            {edge + 500*us, []fact{{edge + 390*us, shows(0), shows(0)}, {edge + 610*us, shows(1), shows(1)}}, "0..1"},
 		"near a boundary, and late": {edge + 20*us, []fact{{edge - 90*us, shows(0), shows(0)}, {edge + 130*us, shows(0), shows(1)}}, "0..1"},
-		"too near to say anything":  {edge + 2000*us, []fact{{edge + 1950*us, shows(1), shows(1)}}, "0..1"},
-		"a fact of long ago":        {edge + 2000*us, []fact{{5 * tick, shows(-6), shows(-6)}}, "0..1"},
+		"too near to say anything":  {edge + 2000*us, []fact{{edge + 1950*us, shows(1), shows(1)}}, "-7..1"},
+		"a fact of long ago":        {edge + 2000*us, []fact{{5 * tick, shows(-6), shows(-6)}}, "-6..1"},
 	} {
 		k := Ticks{HZ: 250, length: tick, phase: 10 * tick, coarse: shows(0), facts: c.facts}
 		if got := k.Stamp(c.at).String(); got != c.want {

@@ -74,6 +74,7 @@ func (r *running) run() {
 // round asks once, beside a control if there is one, and tells the outcomes, that of the control last. It
 // says when it asked.
 func (r *running) round() time.Duration {
+	r.ground.calib.Settle()
 	own := r.prepare(r.Socket)
 	var control asked
 	if r.Client.Control {

@@ -66,6 +66,7 @@ func (g *Ground) since(ns int64) time.Duration { return time.Duration(ns - g.ori
 
 // WaitUntil waits for a moment.
 func (g *Ground) WaitUntil(ctx context.Context, at time.Duration) error {
+	defer g.calib.Settle() // what comes next has its tick known
 	begin := g.Now()
 	d := at - begin
 	if d <= 0 {
