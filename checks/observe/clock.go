@@ -33,11 +33,17 @@ const tolerance = 50 * time.Microsecond
 // Ticks converts CLOCK_MONOTONIC to kernel ticks. Tick 0 contains the moment at which Calibration has ticks
 // begin.
 type Ticks struct {
-	HZ     int64
-	length int64 // ns
-	phase  int64 // a moment at which a tick began
-	coarse int64 // what the coarse clock shows in that tick
-	facts  []fact
+	HZ      int64
+	length  int64 // ns
+	phase   int64 // a moment at which a tick began
+	known   []known
+	settled time.Duration // how far from a moment what is known must lie
+}
+
+// known says of a moment that the tick had reached least by then, and had not gone beyond most.
+type known struct {
+	at          int64
+	least, most conntrack.Tick
 }
 
 // Tick that was due at a moment. The machine may have been late with it.
@@ -49,39 +55,25 @@ func (t Ticks) Tick(ns int64) conntrack.Tick {
 	return conntrack.Tick(d / t.length)
 }
 
-// shown is the tick in which the coarse clock shows a value.
-func (t Ticks) shown(coarse int64) conntrack.Tick {
-	d := coarse - t.coarse + t.length/2
-	if d < 0 {
-		d -= t.length - 1
-	}
-	return conntrack.Tick(d / t.length)
-}
-
 // Stamp is the Span of ticks within which the kernel handled a packet that was stamped at ns.
 func (t Ticks) Stamp(ns int64) conntrack.Span { return t.Between(ns, ns) }
-
-// settled is how long before or after an act the coarse clock must have been read to say something of it:
-// jiffies and the coarse clock are not advanced at one and the same moment for all processors. Once in some
-// 100,000 reads the table was read, 10 us after the coarse clock had changed, with the tick before.
-const settled = 100 * time.Microsecond
 
 // latest is with how many ticks a machine may be late where nothing is known. Two were seen on two processors
 // with twice as much to do.
 const latest = 8
 
 // Between is the Span of something that happened between two moments. The tick is the one that was due, with
-// some tolerance, or an earlier one, with which the machine was late; what was read of the coarse clock
-// shortly before and after leaves only one, nearly always.
+// some tolerance, or an earlier one, with which the machine was late; what is known of shortly before and
+// after leaves only one, nearly always.
 func (t Ticks) Between(from, to int64) conntrack.Span {
 	s := conntrack.Span{From: t.Tick(from-int64(tolerance)) - latest, To: t.Tick(to + int64(tolerance))}
-	before := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at > from-int64(settled) })
+	before := sort.Search(len(t.known), func(i int) bool { return t.known[i].at > from-int64(t.settled) })
 	if before > 0 {
-		s.From = max(s.From, t.shown(t.facts[before-1].before))
+		s.From = max(s.From, t.known[before-1].least)
 	}
-	after := sort.Search(len(t.facts), func(i int) bool { return t.facts[i].at >= to+int64(settled) })
-	if after < len(t.facts) {
-		s.To = min(s.To, t.shown(t.facts[after].after))
+	after := sort.Search(len(t.known), func(i int) bool { return t.known[i].at >= to+int64(t.settled) })
+	if after < len(t.known) {
+		s.To = min(s.To, t.known[after].most)
 	}
 	s.From = min(s.From, s.To)
 	return s
@@ -110,42 +102,115 @@ type Calibration struct {
 	mu      sync.Mutex
 	samples []sample
 	facts   []fact
+	jiffies *jiffies // nil where the kernel does not tell
+	closed  bool
 }
 
 // sample is an interval in which a tick began: behind before, and not behind after. From then on the coarse
 // clock shows the given value.
 type sample struct{ before, after, coarse int64 }
 
-// fact is what the coarse clock showed before and after a moment. Jiffies had reached the first one by then,
-// and had not gone beyond the second.
+// fact is what jiffies were before and after a moment, or, where the kernel does not tell them, what the coarse
+// clock showed.
 type fact struct{ at, before, after int64 }
 
 // Now is CLOCK_MONOTONIC. It also notes which tick the kernel is in, so that what happens shortly before or
 // after has its tick known however late the machine is with its ticks: of 5,000 on two busy processors 374
 // came 70 us to 2 ms late.
 func (c *Calibration) Now() int64 {
-	f := fact{before: readClock(unix.CLOCK_MONOTONIC_COARSE)}
-	f.at = Monotonic()
-	f.after = readClock(unix.CLOCK_MONOTONIC_COARSE)
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return Monotonic()
+	}
+	f := fact{before: c.counter()}
+	f.at = Monotonic()
+	f.after = c.counter()
 	c.facts = append(c.facts, f)
-	c.mu.Unlock()
 	return f.at
 }
+
+func (c *Calibration) counter() int64 {
+	if c.jiffies == nil {
+		return readClock(unix.CLOCK_MONOTONIC_COARSE)
+	}
+	j, err := c.jiffies.read()
+	if err != nil {
+		panic(err) // it could be read when the calibration was made
+	}
+	return int64(j)
+}
+
+// Close ends the calibration: nothing is noted any more. Ticks still answers.
+func (c *Calibration) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.jiffies == nil || c.closed {
+		return nil
+	}
+	c.closed = true
+	return c.jiffies.close()
+}
+
+// knowledge is what the facts say in ticks.
+func (c *Calibration) knowledge(t Ticks, coarse int64) []known {
+	out := make([]known, 0, len(c.facts))
+	offset := c.firstJiffy(t)
+	for _, f := range c.facts {
+		k := known{at: f.at}
+		if c.jiffies != nil {
+			k.least, k.most = conntrack.Tick(int32(uint32(f.before-offset))), conntrack.Tick(int32(uint32(f.after-offset)))
+		} else {
+			k.least, k.most = shown(f.before-coarse, t.length)-1, shown(f.after-coarse, t.length)
+		}
+		out = append(out, k)
+	}
+	slices.SortFunc(out, func(a, b known) int { return cmp.Compare(a.at, b.at) })
+	return out
+}
+
+// firstJiffy is the value of jiffies in tick 0: what most facts say, as most ticks are in time.
+func (c *Calibration) firstJiffy(t Ticks) (first int64) {
+	votes := map[int64]int{}
+	for _, f := range c.facts {
+		v := int64(uint32(f.before - int64(t.Tick(f.at))))
+		if votes[v]++; votes[v] > votes[first] {
+			first = v
+		}
+	}
+	return first
+}
+
+// shown is how many ticks the coarse clock has gone on. Where a tick is more than three quarters late the clock
+// runs ahead of jiffies by one, until the next tick.
+func shown(d, length int64) conntrack.Tick {
+	d += length / 2
+	if d < 0 {
+		d -= length - 1
+	}
+	return conntrack.Tick(d / length)
+}
+
+// settled is how long before or after an act the coarse clock must have been read to say something of it: it
+// and jiffies are not advanced at one and the same moment for all processors.
+const settled = 100 * time.Microsecond
 
 // NewCalibration prepares a calibration.
 func NewCalibration() (*Calibration, error) {
 	l, err := TickLength()
-	return &Calibration{length: int64(l)}, err
+	c := &Calibration{length: int64(l)}
+	c.jiffies, _ = openJiffies() // without privileges, or on an old kernel, the coarse clock must do
+	return c, err
 }
 
 // sharp is how narrow an interval is when nothing but the tick itself interrupted its making: 10 to 40 us on
 // the processor that has the tick, 3 us on another one.
 const sharp = 50 * time.Microsecond
 
-// Settle waits until what it notes of the coarse clock says something of what comes next.
+// Settle waits until what it notes says something of what comes next.
 func (c *Calibration) Settle() {
-	for until := c.Now() + int64(settled); Monotonic() < until; {
+	now := c.Now()
+	for c.jiffies == nil && Monotonic() < now+int64(settled) {
 	}
 }
 
@@ -218,8 +283,12 @@ func (c *Calibration) Ticks() Ticks {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	begin, _ := c.begin(c.samples)
-	slices.SortFunc(c.facts, func(a, b fact) int { return cmp.Compare(a.at, b.at) })
-	return Ticks{HZ: int64(time.Second) / c.length, length: c.length, phase: begin.after, coarse: begin.coarse, facts: c.facts}
+	t := Ticks{HZ: int64(time.Second) / c.length, length: c.length, phase: begin.after}
+	t.known = c.knowledge(t, begin.coarse)
+	if c.jiffies == nil {
+		t.settled = settled
+	}
+	return t
 }
 
 // begin is the sample at whose upper end ticks begin, and how many samples agree with it. Of those that nearly

@@ -3,6 +3,8 @@
 package observe
 
 import (
+	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -48,29 +50,78 @@ func TestTicks(t *testing.T) {
 	}
 }
 
-// What the coarse clock showed decides which tick it was, also where the machine was late with one.
+// What is known of shortly before and after decides which tick it was, also where the machine was late with
+// one.
 func TestBetween(t *testing.T) {
 	us := int64(time.Microsecond)
-	edge := 11 * tick // tick 1 is due; the coarse clock shows its ticks 1 ms late
-	shows := func(n int64) int64 { return (10+n)*tick - 1000*us }
+	edge := 11 * tick // tick 1 is due
 	for name, c := range map[string]struct {
-		at    int64
-		facts []fact
-		want  string
+		at      int64
+		known   []known
+		settled int64
+		want    string
 	}{
-		"nothing is known":          {edge + 2000*us, nil, "-7..1"},
-		"near a boundary":           {edge + 20*us, nil, "-8..1"},
-		"in time":                   {edge + 2000*us, []fact{{edge + 1890*us, shows(1), shows(1)}}, "1"},
-		"late":                      {edge + 500*us, []fact{{edge + 390*us, shows(0), shows(0)}, {edge + 610*us, shows(0), shows(0)}}, "0"},
-		"late, and came":            {edge + 500*us, []fact{{edge + 390*us, shows(0), shows(0)}, {edge + 610*us, shows(1), shows(1)}}, "0..1"},
-		"near a boundary, and late": {edge + 20*us, []fact{{edge - 90*us, shows(0), shows(0)}, {edge + 130*us, shows(0), shows(1)}}, "0..1"},
-		"too near to say anything":  {edge + 2000*us, []fact{{edge + 1950*us, shows(1), shows(1)}}, "-7..1"},
-		"a fact of long ago":        {edge + 2000*us, []fact{{5 * tick, shows(-6), shows(-6)}}, "-6..1"},
+		"nothing is known":          {edge + 2000*us, nil, 0, "-7..1"},
+		"near a boundary":           {edge + 20*us, nil, 0, "-8..1"},
+		"in time":                   {edge + 2000*us, []known{{edge + 1990*us, 1, 1}}, 0, "1"},
+		"late":                      {edge + 500*us, []known{{edge + 490*us, 0, 0}, {edge + 510*us, 0, 0}}, 0, "0"},
+		"late by more than one":     {edge + 500*us, []known{{edge + 490*us, -2, -2}, {edge + 510*us, -2, -2}}, 0, "-2"},
+		"late, and came":            {edge + 500*us, []known{{edge + 490*us, 0, 0}, {edge + 510*us, 1, 1}}, 0, "0..1"},
+		"near a boundary, and late": {edge + 20*us, []known{{edge - 90*us, 0, 0}, {edge + 30*us, 0, 1}}, 0, "0..1"},
+		"too near to say anything":  {edge + 2000*us, []known{{edge + 1950*us, 1, 1}}, 100, "-7..1"},
+		"of long ago":               {edge + 2000*us, []known{{5 * tick, -6, -6}}, 0, "-6..1"},
 	} {
-		k := Ticks{HZ: 250, length: tick, phase: 10 * tick, coarse: shows(0), facts: c.facts}
+		k := Ticks{HZ: 250, length: tick, phase: 10 * tick, known: c.known, settled: time.Duration(c.settled) * time.Microsecond}
 		if got := k.Stamp(c.at).String(); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
+	}
+}
+
+// Jiffies and the coarse clock are turned into the same ticks; one that is late counts as what it is.
+func TestKnowledge(t *testing.T) {
+	us := int64(time.Microsecond)
+	at := func(n int64) int64 { return (10+n)*tick + 500*us }
+	for name, c := range map[string]struct {
+		jiffies *jiffies
+		facts   []fact
+		want    []known
+	}{
+		"jiffies": {&jiffies{}, []fact{{at(0), 1<<32 - 1, 1<<32 - 1}, {at(1), 0, 0}, {at(2), 0, 1}, {at(3), 2, 2}},
+			[]known{{at(0), 0, 0}, {at(1), 1, 1}, {at(2), 1, 2}, {at(3), 3, 3}}},
+		"coarse": {nil, []fact{{at(0), 7 * us, 7 * us}, {at(1), 7*us + tick, 7*us + tick + 1}},
+			[]known{{at(0), -1, 0}, {at(1), 0, 1}}},
+	} {
+		cal := &Calibration{length: tick, facts: c.facts, jiffies: c.jiffies}
+		got := cal.knowledge(Ticks{length: tick, phase: 10 * tick}, 7*us)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// The kernel's own counter, where it can be read, advances with the clock.
+func TestJiffies(t *testing.T) {
+	c, err := NewCalibration()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.jiffies == nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("jiffies cannot be read")
+		}
+		t.Skip("this kernel does not tell its jiffies without privileges")
+	}
+	c.Watch(3)
+	c.Now()
+	k := c.Ticks().known
+	c.Watch(3)
+	c.Now()
+	if later := c.Ticks().known; later[1].least <= k[0].most {
+		t.Errorf("jiffies stood still: %v, then %v", k, later)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

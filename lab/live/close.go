@@ -39,6 +39,7 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	if complete {
 		ev.Traces = g.traces()
 	}
+	errs = append(errs, g.calib.Close())
 	ev.Waits = g.waits
 	ev.Taken = append(g.phases, lab.Phase{Name: "teardown", Took: time.Since(begin)})
 	return ev, errors.Join(errs...)
