@@ -140,6 +140,7 @@ const echoDelay = 2 * time.Second
 const (
 	retransTime = time.Second - 10*time.Millisecond
 	wordDelay   = 500 * time.Millisecond
+	errorDelay  = 10 * time.Millisecond // between giving up and the first error, on a machine that stalls
 )
 
 // lostWhen is when the kernel may have given up a neighbour, of which it was heard at the given moment. What
@@ -157,7 +158,7 @@ func (r *recorder) lostWhen(dev string, a netip.Addr, heard int64) (from, to int
 	}
 	for _, e := range r.errors {
 		if e >= from && e <= to {
-			return max(from, e-int64(actDelay)), e
+			return max(from, e-int64(errorDelay)), e
 		}
 	}
 	return from, to

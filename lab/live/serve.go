@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/kernel"
@@ -68,6 +69,10 @@ func (s *server) Stop(ctx context.Context) (int, error) {
 	delete(s.ground.servers, s)
 	s.ground.mu.Unlock()
 	err := s.dns.Stop(ctx)
+	// A program that is just being started, for this lab or another one in the process, holds copies of all
+	// sockets between fork and exec, and with them the address.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	return len(s.dns.Log()), err
 }
 
