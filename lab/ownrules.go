@@ -71,7 +71,11 @@ func (d *decoder) fit(f field, texts []Rules) {
 		return
 	}
 	if err := model.NewRuleset().Restore(text, false); err != nil && d.lab.SkipModel == "" {
-		d.fail(f.value, "model: {skip: WHY} runs the kernel alone", "%s", err)
+		hint := "model: {skip: WHY} runs the kernel alone"
+		if strings.Contains(err.Error(), "is no address") {
+			hint = "iptables knows no names of nodes: write the address"
+		}
+		d.fail(f.value, hint, "%s", err)
 	}
 }
 

@@ -170,7 +170,7 @@ const redirectType = 5
 // answered with a redirect, at most nine times, each with twice the pause of the last (20 ms at first),
 // until nothing has been sent to the source for some 20 s.
 func (n *Namespace) redirect(w *walk) {
-	if !n.switchedOn(w.in, "send_redirects") && n.sysctl("net.ipv4.conf."+w.in+".send_redirects", 1) == 0 {
+	if !n.switchedOn(w.in, "send_redirects") && n.deviceSysctl(w.in, "send_redirects", 1) == 0 {
 		return
 	}
 	const most = 9

@@ -119,6 +119,15 @@ func (n *Namespace) switchedOn(dev, name string) bool {
 	return false
 }
 
+// deviceSysctl is a device's own setting; where it was not given, the one that devices begin with.
+func (n *Namespace) deviceSysctl(dev, name string, def int64) int64 {
+	key := "net.ipv4.conf." + strings.ReplaceAll(dev, ".", "/") + "." + name
+	if _, ok := n.sysctls[key]; ok {
+		return n.sysctl(key, def)
+	}
+	return n.sysctl("net.ipv4.conf.default."+name, def)
+}
+
 // AddRoute adds a route to the main table, or replaces the one with the same destination.
 func (n *Namespace) AddRoute(r Route) {
 	n.routes = slices.DeleteFunc(slices.Clone(n.routes), func(o Route) bool { return o.To == r.To })

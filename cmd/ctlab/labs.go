@@ -26,6 +26,9 @@ func loadLab(arg, variant string) (*lab.Lab, error) {
 			return nil, fmt.Errorf("no lab %q: neither a file nor one of: %s", arg, strings.Join(labs.Names(), ", "))
 		}
 	}
+	if isTrace(arg) {
+		return nil, fmt.Errorf("%s: a recorded run, not a lab; ctlab replay or explain reads it", arg)
+	}
 	return lab.ReadFile(arg, variant)
 }
 
@@ -127,9 +130,9 @@ func newLabs() *cobra.Command {
 				if err != nil {
 					return exit(exitBroken, err)
 				}
-				fmt.Fprintf(out, "%-18s %s\n", name, l.About)
+				fmt.Fprintf(out, "%-24s %s\n", name, l.About)
 				for _, v := range l.Variants {
-					fmt.Fprintf(out, "  %-22s %s\n", v.Name, v.About)
+					fmt.Fprintf(out, "  %-24s %s\n", v.Name, v.About)
 				}
 			}
 			return nil

@@ -167,7 +167,6 @@ func (w *World) begin(c *client, s *lab.Step) error {
 	if c.run != nil {
 		return fmt.Errorf("client %s is in the background already", c.spec.Name)
 	}
-	c.since = w.Now()
 	run, err := w.ground.Begin(Background{Client: c.spec, Socket: c.socket, Every: s.Every, Count: s.Count,
 		Sent: func(t conntrack.Tuple, r Reply, control bool) { w.heard(c, t, r, control) }})
 	if err != nil {
@@ -192,7 +191,7 @@ func (w *World) heard(c *client, t conntrack.Tuple, r Reply, control bool) {
 	w.note(c.router, t, r.At)
 }
 
-// stop ends clients, whose questions since the step named by since are its outcome, and servers.
+// stop ends clients, whose questions in the background are its outcome, and servers.
 func (w *World) stop(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	for _, name := range s.Clients {
 		c := w.clients[name]
@@ -201,13 +200,9 @@ func (w *World) stop(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 		}
 		err := c.run.Stop(ctx)
 		c.run = nil
-		since := max(c.since, w.ended[s.Since])
 		w.mu.Lock()
-		for _, a := range c.past {
-			if a.At >= since {
-				out.Attempts = append(out.Attempts, a)
-			}
-		}
+		out.Attempts = append(out.Attempts, c.past...) // which of them are judged, since says
+		c.past = nil
 		w.mu.Unlock()
 		if err != nil {
 			return err

@@ -55,7 +55,6 @@ type client struct {
 	socket Socket   // nil: a fresh one for each question
 	asked  int
 	run    Running
-	since  time.Duration // when the background began
 	past   []lab.Attempt // of the background
 }
 
@@ -204,7 +203,9 @@ func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 		return w.WaitUntil(ctx, out.Began+s.Wait)
 	case lab.Exec:
 		p, err := w.ground.Exec(ctx, s.Nodes[0], s.Argv)
-		out.Program = &p
+		if err == nil {
+			out.Program = &p
+		}
 		return err
 	case lab.Check:
 		return nil

@@ -51,11 +51,12 @@ type Word string
 
 // The words of a row. Partial ones say how many clients were lost: "22 of 40 lost".
 const (
-	Unharmed    Word = "unharmed" // nothing was lost, and nothing is without the variant either
-	HarmedWord  Word = "harmed"   // nothing was lost, but healthy entries were deleted
-	Healed      Word = "healed"   // every client is answered at the end
-	BrokenWord  Word = "broken"   // no client is
-	RefusedWord Word = "refused"  // nor this, and each is told so
+	Unharmed    Word = "unharmed"  // nothing was lost, and nothing is without the variant either
+	HarmedWord  Word = "harmed"    // nothing was lost, but healthy entries were deleted
+	Recovered   Word = "recovered" // something was lost, and every client is answered at the end, as the lab has it
+	Healed      Word = "healed"    // every client is answered at the end, and was not without the variant
+	BrokenWord  Word = "broken"    // no client is
+	RefusedWord Word = "refused"   // nor this, and each is told so
 	CutOff      Word = "unreachable"
 	NotAllowed  Word = "not permitted"
 	WrongServer Word = "WRONG SERVER" // who answers was never a backend
@@ -121,7 +122,7 @@ func newRow(r *lab.Result) Row {
 // about is the text of the variant that was played, or of the lab.
 func about(l *lab.Lab) string {
 	for _, v := range l.Variants {
-		if v.Name == l.Variant {
+		if v.Name == l.Variant && v.About != "" {
 			return v.About
 		}
 	}
@@ -182,8 +183,9 @@ func (c *Comparison) words(runs []*lab.Result) {
 	if runs[0].Lab.Variant != "" || c.Rows[0].Word == Unharmed {
 		return
 	}
+	base := c.Rows[0].Word
 	for i := range c.Rows {
-		if c.Rows[i].Word == Unharmed {
+		if w := c.Rows[i].Word; w == Unharmed || w == Recovered && base != Recovered {
 			c.Rows[i].Word = Healed
 		}
 	}
@@ -223,7 +225,7 @@ func word(r *lab.Result, row *Row) Word {
 	}
 	switch {
 	case lost == 0 && slices.ContainsFunc(before, func(a lab.Attempt) bool { return a.Class != lab.Answered }):
-		return Healed
+		return Recovered
 	case lost == 0 && row.Harmed > 0:
 		return HarmedWord
 	case lost == 0:

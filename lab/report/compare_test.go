@@ -18,7 +18,7 @@ func TestRow(t *testing.T) {
 		"dead":          {Lost: 2, Sent: 3, Outage: 1000600 * time.Microsecond, ForGood: true, Entry: "coredns-1 assured", Word: RefusedWord},
 		"reuse":         {Sent: 3, Entry: "coredns-1 assured stale", Word: WrongServer},
 		"forty-clients": {Lost: 20, Sent: 80, Outage: second, ForGood: true, Entry: "coredns-1 assured stale", Word: "20 of 40 lost"},
-		"background":    {Lost: 3, Sent: 100, Outage: 80 * time.Millisecond, Entry: "none", Word: Healed},
+		"background":    {Lost: 3, Sent: 100, Outage: 80 * time.Millisecond, Entry: "none", Word: Recovered},
 		"predicted":     {Sent: 1, Entry: "coredns-1", Word: Unharmed, Agreement: Predicted, NotPlayed: 1},
 		"cleanup":       {Sent: 2, Deleted: 7, Harmed: 2, Entry: "coredns-2", Word: HarmedWord},
 		"orders":        {Entry: "-", Word: NotRun},

@@ -64,7 +64,7 @@ func (t *text) said(s *lab.StepResult) []string {
 	case lab.Start:
 		return []string{started(s.Step)}
 	case lab.Stop:
-		return append(stopped(s.Step), background(out)...)
+		return append(stopped(s.Step), background(&lab.Outcome{Began: out.Began, Ended: out.Ended, Attempts: t.r.Judged(s.Step, out)})...)
 	case lab.Restart:
 		return []string{t.restarted(out)}
 	case lab.SetBackends:

@@ -59,9 +59,13 @@ func (t *text) node(snap *lab.Snapshot) {
 		t.line("  %d more stale %s on %s will expire: no client hits them again.", idle, plural(idle, "entry", "entries"), snap.Node)
 	}
 	t.counters(snap)
-	compare, look := "sudo ctlab compare "+t.r.Lab.File, "sudo ctlab run "+t.r.Lab.File+" --keep"
+	this := t.r.Lab.File
+	if v := t.r.Lab.Variant; v != "" {
+		this += " --variant " + v
+	}
+	compare, look := "sudo ctlab compare "+t.r.Lab.File, "sudo ctlab run "+this+" --keep"
 	if t.r.Setting.Simulated {
-		compare, look = "ctlab compare --predicted "+t.r.Lab.File, "ctlab explain "+t.r.Lab.File
+		compare, look = "ctlab compare --predicted "+t.r.Lab.File, "ctlab explain "+this
 	}
 	if len(t.r.Lab.Variants) > 0 {
 		t.line("  What else can happen, and what cures it: $ %s", compare)
@@ -231,9 +235,9 @@ func (t *text) row(a *lab.Attempt) row {
 			r.became += "; ASSURED from now on"
 		}
 	}
-	for _, h := range t.handled(a) {
+	if hs := t.handled(a); len(hs) > 0 { // the first one is the request; others may begin as soon as it has its outcome
 		r.asked = "no"
-		if h.Outcome.Asked {
+		if hs[0].Outcome.Asked {
 			r.asked = "yes" + t.bound(a)
 		}
 	}

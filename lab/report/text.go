@@ -67,7 +67,7 @@ func (t *text) head() {
 	if l.Variant != "" {
 		title += " / " + l.Variant
 	}
-	about := wrap(l.About, max(columns-3-len(title), 20))
+	about := wrap(about(l), max(columns-3-len(title), 20))
 	t.line("%s", strings.TrimRight(t.paint(bold, title)+"   "+about[0], " "))
 	for _, more := range about[1:] {
 		t.line("%s   %s", strings.Repeat(" ", len(title)), more)
@@ -163,6 +163,8 @@ func (t *text) mark(s *lab.StepResult) string {
 	switch {
 	case s.Outcome.NotPlayed != "":
 		return t.paint(yellow, "skip")
+	case t.r.Err != nil && s == &t.r.Steps[len(t.r.Steps)-1]:
+		return t.paint(red, "stop")
 	case !s.OK():
 		return t.paint(red, "FAIL")
 	case len(s.Wants) == 0:

@@ -42,6 +42,8 @@ func (g *Ground) choose(c model.Choice) int { return g.rng.IntN(c.Options) }
 func defaults(p model.Profile) []lab.Sysctl {
 	return []lab.Sysctl{
 		{Name: "net.ipv4.icmp_ratelimit", Value: "1000"},
+		{Name: "net.ipv4.conf.all.send_redirects", Value: "0"},
+		{Name: "net.ipv4.conf.default.send_redirects", Value: "0"},
 		{Name: "net.ipv4.ip_default_ttl", Value: "64"},
 		{Name: "net.ipv4.ip_forward", Value: "1"},
 		{Name: "net.netfilter.nf_conntrack_acct", Value: "1"},
