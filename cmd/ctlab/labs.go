@@ -84,20 +84,26 @@ func newCheck() *cobra.Command {
 					failed = badInput(cmd.ErrOrStderr(), err)
 					continue
 				}
-				checkOne(cmd, arg, all)
+				if err := checkOne(cmd, arg, all); err != nil {
+					failed = badInput(cmd.ErrOrStderr(), err)
+				}
 			}
 			return failed
 		},
 	}
 }
 
-// checkOne says what a lab has, and warns of its margins and those of its variants.
-func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) {
+// checkOne says what a lab has, and warns of its margins and those of its variants. The error is a step that no
+// run could play, such as one that takes away what is not there.
+func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) error {
 	out, base := cmd.OutOrStdout(), all[0]
 	near := 0
 	var lines []string
 	for _, l := range all {
-		margins := foresee(cmd.Context(), l, func(l *lab.Lab, what string) { lines = append(lines, labName(l)+": "+what) })
+		margins, err := foresee(cmd.Context(), l, func(l *lab.Lab, what string) { lines = append(lines, labName(l)+": "+what) })
+		if err != nil && l.SkipModel == "" {
+			return fmt.Errorf("%s: %w", labName(l), err)
+		}
 		near += len(margins)
 	}
 	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", arg, len(base.Nodes), len(base.Steps), len(base.Variants))
@@ -108,6 +114,7 @@ func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) {
 	for _, l := range lines {
 		fmt.Fprintln(out, "  "+l)
 	}
+	return nil
 }
 
 func newLabs() *cobra.Command {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -93,13 +92,14 @@ func (w unrecorded) Close(ctx context.Context) (lab.Evidence, error) {
 }
 
 // foresee predicts a lab and warns of what comes near a boundary: a run may see it on the other side.
-func foresee(ctx context.Context, l *lab.Lab, warn func(*lab.Lab, string)) []lab.Margin {
+// The error is a step that cannot be played.
+func foresee(ctx context.Context, l *lab.Lab, warn func(*lab.Lab, string)) ([]lab.Margin, error) {
 	r := lab.Run(ctx, l, unrecorded{simulated(l, nil, firstSeed)}, lab.Options{})
-	if err := errors.Join(r.Err, r.CloseErr); err != nil && ctx.Err() == nil {
-		warn(l, fmt.Sprintf("what comes near a boundary is not known: predict: %v", err))
+	if err := errors.Join(r.Err, r.CloseErr); err != nil {
+		return nil, err
 	}
 	for _, line := range report.Margins(r) {
 		warn(l, line)
 	}
-	return r.Evidence.Margins
+	return r.Evidence.Margins, nil
 }

@@ -83,7 +83,10 @@ func prepared(cmd *cobra.Command, args []string, variant, kernel string) (*model
 func onKernel(cmd *cobra.Command, profile *model.Profile, keepIt bool) *player {
 	p := newPlayer(cmd.ErrOrStderr())
 	p.play = func(ctx context.Context, l *lab.Lab, say lab.Progress) *lab.Result {
-		margins := foresee(ctx, l, p.warn)
+		margins, err := foresee(ctx, l, p.warn)
+		if err != nil && ctx.Err() == nil {
+			p.warn(l, fmt.Sprintf("what comes near a boundary is not known: predict: %v", err))
+		}
 		opt := lab.Options{Profile: profile, Progress: say}
 		w, handles := newWorld(l)
 		if keepIt {
