@@ -27,6 +27,7 @@ func (n *Namespace) icmpIn(w *walk) {
 func (n *Namespace) inetError(w *walk) {
 	if w.p.About == nil {
 		n.stats["error"]++
+		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet")
 		return
 	}
 	inv, ok := w.p.About.Tuple().Inverse()
@@ -91,6 +92,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 	}
 	r, ok := n.routeOut(about.p.Src)
 	if !ok {
+		about.say("icmp_send", "nothing: no route to "+about.p.Src.String())
 		return
 	}
 	quote := *about.p
@@ -101,6 +103,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		p.Src = quote.Dst
 	}
 	if typ != redirectType && r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
+		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
 	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
@@ -110,11 +113,25 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 			w.info = related
 		}
 	}
+	about.say("icmp_send", fmt.Sprintf("tells %s: %s", p.Dst, errorName(typ, code)))
 	n.localOut(w, r)
+	if w.dropped != "" {
+		about.say("icmp_send", "the error is dropped at "+w.dropped)
+	}
 	about.lefts = append(about.lefts, w.lefts...)
 	if w.delivered != nil {
 		about.delivered = w.delivered
 	}
+}
+
+// errorName is what an ICMP error says.
+func errorName(typ, code uint8) string {
+	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 3}: "port unreachable", {3, 13}: "prohibited",
+		{redirectType, 1}: "redirect", {11, 0}: "time to live exceeded"}
+	if s, ok := names[[2]uint8{typ, code}]; ok {
+		return s
+	}
+	return fmt.Sprintf("type %d code %d", typ, code)
 }
 
 // peer is what the stack remembers of an address to which it sent errors (struct inet_peer): one bucket of

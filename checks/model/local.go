@@ -69,6 +69,7 @@ func (n *Namespace) Send(at conntrack.Span, p conntrack.Packet) Outcome {
 func (n *Namespace) localOut(w *walk, r Route) {
 	w.hook, w.in = "OUTPUT", ""
 	w.towards(r)
+	w.say("ip_route_output_flow", w.way())
 	before := w.p.Dst
 	if !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
 		return
@@ -80,6 +81,7 @@ func (n *Namespace) localOut(w *walk, r Route) {
 			return
 		}
 		w.towards(r)
+		w.say("ip_route_me_harder", w.way())
 	}
 	if n.table(w, "filter") && n.postrouting(w) {
 		n.output(w)

@@ -72,8 +72,8 @@ func TestSend(t *testing.T) {
 	}{
 		{"leaves", tracked, "0.0.0.0:4000 > 10.0.2.1:53", "", true, false},
 		{"no route", tracked, "0.0.0.0:4000 > 10.9.9.9:53", "ip_route_output_flow: network is unreachable: no route to 10.9.9.9", false, false},
-		{"dropped", "*filter\n:OUTPUT DROP\nCOMMIT\n", "0.0.0.0:4000 > 10.0.2.1:53", "filter OUTPUT: a rule or the policy drops it", false, false},
-		{"rejected", "*filter\n-A OUTPUT -p udp -j REJECT\nCOMMIT\n", "0.0.0.0:4000 > 10.0.2.1:53", "filter OUTPUT: a rule rejects it", false, true},
+		{"dropped", "*filter\n:OUTPUT DROP\nCOMMIT\n", "0.0.0.0:4000 > 10.0.2.1:53", "filter OUTPUT: the policy drops it", false, false},
+		{"rejected", "*filter\n-A OUTPUT -p udp -j REJECT\nCOMMIT\n", "0.0.0.0:4000 > 10.0.2.1:53", "filter OUTPUT: rule filter \"-p udp -j REJECT\" rejects it", false, true},
 		{"no route behind DNAT", "*nat\n-A OUTPUT -j DNAT --to-destination 10.9.9.9\nCOMMIT\n", "0.0.0.0:4000 > 10.0.2.1:53", "ip_route_me_harder: network is unreachable: no route to 10.9.9.9", false, false},
 		{"to itself", tracked, "0.0.0.0:4000 > 10.0.2.101:53", "", false, true},
 	} {
@@ -98,7 +98,7 @@ func TestUnresolved(t *testing.T) {
 	if u := n.Unresolved(); !slices.Equal(u, []Neighbour{{"b", netip.MustParseAddr("10.0.3.7")}}) {
 		t.Errorf("%v", u)
 	}
-	if l := n.Lost(conntrack.At(2), "b", netip.MustParseAddr("10.0.3.7")); len(l) != 0 || len(n.Heard()) != 1 || len(n.Unresolved()) != 0 {
+	if l := n.Lost(conntrack.At(2), "b", netip.MustParseAddr("10.0.3.7")); len(l) != 1 || len(l[0].Outcome.Left) != 0 || len(n.Heard()) != 1 || len(n.Unresolved()) != 0 {
 		t.Errorf("%v leave", l)
 	}
 	n.Send(conntrack.At(3), packet(t, "0.0.0.0:4000 > 10.0.3.7:53"))

@@ -60,18 +60,17 @@ func (n *Namespace) askRules(w *walk, chain string, m manip) bool {
 	ev := w.evaluation(n)
 	ev.nat = func(t target) verdict { return n.natTarget(w, m, t) }
 	w.asked = w.asked || m == dstManip
+	at := len(w.steps)
 	if ev.walk(n.rules, "nat", chain) == dropped {
 		w.drop("nat "+chain, "a rule drops it")
 		return false
 	}
 	w.mark = ev.mark
-	for _, r := range ev.asked {
-		w.say("nf_nat_inet_fn", "rule "+r+" gives "+w.ct.reply.String())
+	for _, r := range ev.asked { // told before what its target did
+		w.steps = slices.Insert(w.steps, at, Step{w.hook, "nf_nat_inet_fn", "rule " + r + " gives " + w.ct.reply.String()})
 	}
 	if !w.ct.status.Has(m.doneBit()) {
-		if m == dstManip {
-			w.say("nf_nat_inet_fn", "no rule matches: null binding")
-		}
+		w.say("nf_nat_alloc_null_binding", "no rule gives a mapping: the "+[...]string{"source", "destination"}[m]+" stays")
 		n.nullBinding(w, m)
 	}
 	return true
@@ -93,6 +92,7 @@ func (n *Namespace) natTarget(w *walk, m manip, t target) verdict {
 		if l := n.links[w.out]; l != nil && !w.ct.status.Has(conntrack.Confirmed) {
 			w.ct.masqueraded = l.index
 		}
+		w.say("nf_nat_masquerade_ipv4", "takes "+a.String()+", the source address towards the next hop")
 	case "REDIRECT": // nf_nat_redirect_ipv4
 		a := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		if w.hook == "PREROUTING" {

@@ -24,6 +24,12 @@ type queued struct {
 	from conntrack.Span
 }
 
+// GivenUp is a packet that waited for a neighbour in vain, as it would have left, and what became of it.
+type GivenUp struct {
+	Packet  conntrack.Packet
+	Outcome Outcome
+}
+
 // maxQueue is how many packets may wait for a neighbour before the kernel begins to drop them
 // (unres_qlen_bytes, 212,992 bytes of buffers of some 2.3 KiB each); beyond, the model does not follow.
 const maxQueue = 80
@@ -76,22 +82,23 @@ func (n *Namespace) Resolved(dev string, a netip.Addr) []Left {
 
 // Lost says that a neighbour was given up (nobody answered) or deleted. What waited for it is answered
 // with host unreachable (arp_error_report), its sender over lo if that is the namespace itself.
-func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []Left {
+func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []GivenUp {
 	n.now = at
 	s := n.neighState(dev, a)
 	s.resolved = false
 	waiting := s.queue
 	s.queue = nil
-	var out []Left
+	var out []GivenUp
 	for _, q := range waiting {
 		p := q.out.Packet
 		w := &walk{at: at, p: &p, owned: true, local: q.out.Own, ct: q.ct, info: q.dir}
+		w.drop("arp_error_report", "no answer from the neighbour "+a.String())
 		n.ownError(w, 3, 1)
-		for _, l := range w.lefts {
-			l.Late = true
-			l.Why = "no answer from the neighbour " + a.String()
-			out = append(out, l)
+		for i := range w.lefts {
+			w.lefts[i].Late = true
+			w.lefts[i].Why = "no answer from the neighbour " + a.String()
 		}
+		out = append(out, GivenUp{q.out.Packet, w.outcome(n)})
 		q.release()
 	}
 	return out

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"net/netip"
 
 	"ctlab/checks/conntrack"
@@ -102,6 +103,7 @@ func (n *Namespace) receive(w *walk) {
 		return
 	}
 	if n.isLocal(w.p.Dst) {
+		w.say("ip_route_input", "local delivery: "+w.p.Dst.String()+" is the node's own")
 		n.deliver(w)
 		return
 	}
@@ -117,7 +119,9 @@ func (n *Namespace) receive(w *walk) {
 		}
 		return
 	}
-	n.forward(w, r)
+	w.towards(r)
+	w.say("ip_route_input", w.way())
+	n.forward(w)
 }
 
 // martian says what is wrong with the addresses of a packet that came in on a device: a destination in
@@ -138,6 +142,7 @@ func (n *Namespace) martian(w *walk) string {
 func (n *Namespace) track(w *walk) bool {
 	switch {
 	case w.ct != nil || w.info == untracked:
+		w.say("nf_conntrack_in", "seen before, as "+w.info.String()+": left alone")
 	case w.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
@@ -157,18 +162,28 @@ func (n *Namespace) table(w *walk, name string) bool {
 	w.mark = ev.mark
 	w.notrack = w.notrack || ev.notrack
 	if v != dropped {
+		if name == "filter" || ev.by != "" {
+			w.say(doChain, fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
+		}
 		return true
 	}
+	does := " drops it"
+	if ev.reject != nil {
+		does = " rejects it"
+	}
+	w.dropped = name + " " + w.hook + ": " + ev.decider() + does
+	w.say(doChain, w.dropped)
 	if ev.reject == nil {
-		w.drop(name+" "+w.hook, "a rule or the policy drops it")
 		return false
 	}
-	w.drop(name+" "+w.hook, "a rule rejects it")
 	if w.p.Bad != "checksum" { // nf_send_unreach answers no packet that it knows to be broken
 		n.ownError(w, 3, *ev.reject)
 	}
 	return false
 }
+
+// doChain is the function that walks the chains of iptables-nft.
+const doChain = "nft_do_chain"
 
 // deliver is INPUT and what the stack does then: an ICMP error is heard by the sender, a datagram that no
 // socket takes is answered with port unreachable (__udp4_lib_rcv).
@@ -186,17 +201,16 @@ func (n *Namespace) deliver(w *walk) {
 	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {
 		return
 	}
-	w.say("__udp4_lib_rcv", "no socket takes it: port unreachable")
+	w.say("__udp4_lib_rcv", "no socket takes it")
 	answer := *w
 	answer.ct, answer.info = nil, noInfo // nf_reset_ct: the error finds its entry by what it quotes
 	n.ownError(&answer, 3, 3)
-	w.lefts, w.delivered = answer.lefts, answer.delivered
+	w.lefts, w.delivered, w.steps = answer.lefts, answer.delivered, answer.steps
 }
 
 // forward is FORWARD and POSTROUTING, then the neighbour.
-func (n *Namespace) forward(w *walk, r Route) {
+func (n *Namespace) forward(w *walk) {
 	w.hook = "FORWARD"
-	w.towards(r)
 	if w.p.TTL <= 1 {
 		w.drop("ip_forward", "time to live exceeded")
 		n.ownError(w, 11, 0)
@@ -204,6 +218,7 @@ func (n *Namespace) forward(w *walk, r Route) {
 	}
 	w.own()
 	w.p.TTL--
+	w.say("ip_forward", fmt.Sprintf("time to live %d -> %d", w.p.TTL+1, w.p.TTL))
 	if w.in == w.out {
 		n.redirect(w)
 	}
@@ -223,4 +238,12 @@ func (w *walk) towards(r Route) {
 	if r.Via.IsValid() {
 		w.hop = r.Via
 	}
+}
+
+// way says where a packet goes from here.
+func (w *walk) way() string {
+	if w.hop == w.p.Dst {
+		return "device " + w.out + ", " + w.hop.String() + " is on the link"
+	}
+	return "device " + w.out + ", next hop " + w.hop.String()
 }

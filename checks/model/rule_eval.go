@@ -16,7 +16,8 @@ type evaluation struct {
 	mark    uint32
 	ct      *entry
 	info    ctInfo
-	asked   []string // rules that matched, for the story
+	asked   []string // NAT rules that matched, for the story
+	by      string   // the rule that gave the verdict, "" if it was the policy
 	nat     func(target) verdict
 	notrack bool
 	reject  *uint8 // the ICMP code with which a rule rejects the packet
@@ -85,9 +86,10 @@ func (e *evaluation) matches(r *rule) bool {
 func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 	switch r.target.kind {
 	case "ACCEPT":
+		e.by = r.name(t)
 		return accepted, false
 	case "DROP":
-		e.asked = append(e.asked, r.name(t))
+		e.by = r.name(t)
 		return dropped, false
 	case "RETURN":
 		return fallThrough, true
@@ -100,7 +102,7 @@ func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 	case "CT":
 		e.notrack = true
 	case "REJECT":
-		e.asked = append(e.asked, r.name(t))
+		e.by = r.name(t)
 		e.reject = &r.target.code
 		return dropped, false
 	case "DNAT", "SNAT", "MASQUERADE", "REDIRECT":
@@ -111,6 +113,14 @@ func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 		return e.nat(r.target), false
 	}
 	return fallThrough, false
+}
+
+// decider names what gave the verdict.
+func (e *evaluation) decider() string {
+	if e.by == "" {
+		return "the policy"
+	}
+	return "rule " + e.by
 }
 
 func (r *rule) name(t *table) string {

@@ -141,6 +141,7 @@ func (n *Namespace) conntrackIn(w *walk) {
 	if w.info == establishedReply && !w.ct.status.Has(conntrack.SeenReply) {
 		w.ct.status |= conntrack.SeenReply
 		w.ct.pending |= bitReply
+		w.say("nf_conntrack_in", "the first reply: SEEN_REPLY is set")
 		w.ct.whyStatus = "seen-reply: a packet came in reply direction (nf_conntrack_in)"
 	}
 }
@@ -149,11 +150,17 @@ func (n *Namespace) conntrackIn(w *walk) {
 // and derive ctinfo.
 func (n *Namespace) resolveNormal(w *walk) {
 	t := w.p.Tuple()
+	_, was := n.byTuple[t]
 	r, ok := n.find(t, w.at)
 	if !ok {
 		w.ct = n.initConntrack(t)
 		w.info = isNew
-		w.say("resolve_normal_ct", "no entry has this tuple: a new, unconfirmed one")
+		missed := "no entry has this tuple"
+		if was {
+			missed += ": the one that had it is expired"
+		}
+		w.say("resolve_normal_ct", missed)
+		w.say("init_conntrack", "a new, unconfirmed entry; reply tuple "+w.ct.reply.String())
 		return
 	}
 	w.ct = r.e
@@ -191,28 +198,29 @@ func (n *Namespace) udpPacket(w *walk) bool {
 		e.streamAfter = w.at.Add(n.seconds(2))
 	}
 	if !e.status.Has(conntrack.SeenReply) {
-		n.refresh(w, n.udpTimeout(), "udp_timeout: no reply seen before this packet")
+		n.refresh(w, n.udpTimeout(), "udp_timeout: no reply before this packet")
 		return true
 	}
 	stream := prof.Assured == AssuredAtOnce || n.passed(e.streamAfter, w.at, e)
 	if stream {
-		n.refresh(w, n.udpStreamTimeout(), "udp_timeout_stream: a reply was seen"+older(prof))
+		n.refresh(w, n.udpStreamTimeout(), "udp_timeout_stream: "+answered(prof))
 	} else {
-		n.refresh(w, n.udpTimeout(), "udp_timeout: a reply was seen, the flow is not older than 2 s")
+		n.refresh(w, n.udpTimeout(), "udp_timeout: answered, not older than 2 s")
 	}
 	if (stream || prof.Assured != AssuredAfterTwoSeconds) && !e.status.Has(conntrack.Assured) {
 		e.status |= conntrack.Assured
 		e.pending |= bitAssured
 		e.whyStatus = "assured: " + assuredReason(prof) + " (nf_conntrack_udp_packet)"
+		w.say("nf_conntrack_udp_packet", "ASSURED is set")
 	}
 	return true
 }
 
-func older(p Profile) string {
+func answered(p Profile) string {
 	if p.Assured == AssuredAtOnce {
-		return ""
+		return "answered"
 	}
-	return " and the flow is older than 2 s"
+	return "answered, older than 2 s"
 }
 
 func assuredReason(p Profile) string {
@@ -247,18 +255,21 @@ func (n *Namespace) refresh(w *walk, ticks int64, why string) {
 	e.account(w)
 	e.touched = w.at
 	if e.status.Has(conntrack.FixedTimeout) {
+		w.say("nf_conntrack_udp_packet", "the time left is fixed")
 		return
 	}
 	e.whyTimeout = why + " (nf_conntrack_udp_packet, __nf_ct_refresh_acct)"
 	if !e.status.Has(conntrack.Confirmed) {
 		e.relative = ticks
+		w.say("nf_conntrack_udp_packet", fmt.Sprintf("%ds once confirmed; %s", ticks/n.cfg.HZ, why))
 		return
 	}
 	next := w.at.Add(ticks)
 	if gain := next.From - e.expiry.From; n.cfg.Profile.WholeSeconds && gain >= 0 && int64(gain) < n.cfg.HZ {
+		w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s left, less than a second to gain; %s", n.left(e.expiry, w.at), why))
 		return
 	}
-	w.say("nf_conntrack_udp_packet", fmt.Sprintf("time left %s -> %s", n.left(e.expiry, w.at), n.left(next, w.at)))
+	w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s -> %s left; %s", n.left(e.expiry, w.at), n.left(next, w.at), why))
 	e.expiry = next
 }
 

@@ -41,7 +41,10 @@ func (h *hypothesis) feed(r Record) error {
 		if err != nil {
 			return err
 		}
-		h.predict(n.Lost(r.Span, dev, a))
+		for _, g := range n.Lost(r.Span, dev, a) {
+			h.predict(g.Outcome.Left)
+			h.packets = &trail{Handled{r, dev, g.Packet, g.Outcome}, h.packets}
+		}
 	case Rules:
 		return n.Load(r.Text, r.Args == "noflush")
 	case Sysctl:

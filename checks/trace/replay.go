@@ -32,7 +32,8 @@ type Report struct {
 	Differences []Difference
 	Lost        []string // why the comparison says nothing
 	Packets     []Handled
-	Modelled    []string // the model's rule counters at the end, for the story
+	GivenUp     []Handled // packets that waited for a neighbour, when it was given up
+	Modelled    []string  // the model's rule counters at the end, for the story
 }
 
 // Handled is an input packet and what the model says became of it.
@@ -111,6 +112,18 @@ func (t *trail) list() (all []Handled) {
 	}
 	slices.Reverse(all)
 	return all
+}
+
+// split parts the packets that waited for a neighbour in vain from those that went in.
+func split(all []Handled) (givenUp, in []Handled) {
+	for _, h := range all {
+		if h.Record.Kind == Neigh {
+			givenUp = append(givenUp, h)
+		} else {
+			in = append(in, h)
+		}
+	}
+	return givenUp, in
 }
 
 // Replay drives the model with the inputs of a trace, and with nothing else, and holds everything that
@@ -353,7 +366,8 @@ func (run *replay) finish() {
 	if len(run.trace.Lost) == 0 {
 		rep.Differences = append(rep.Differences, h.left()...)
 	}
-	rep.Reads, rep.Fields, rep.Packets = h.reads, h.fields, h.packets.list()
+	rep.Reads, rep.Fields = h.reads, h.fields
+	rep.GivenUp, rep.Packets = split(h.packets.list())
 	rep.Free, rep.Choices = map[model.ChoiceKind]int{}, h.choices
 	for _, c := range h.choices {
 		rep.Free[c.Kind]++

@@ -1,10 +1,12 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,25 +112,31 @@ type explainer struct {
 
 // block is the account of one packet and the packets that have the same.
 type block struct {
-	number int
+	number int // 0: a packet that waited for a neighbour, when that was given up
 	h      *trace.Handled
 	same   []string
+}
+
+// at names a packet by its number and time.
+func (b *block) at() string {
+	if b.number == 0 {
+		return fmt.Sprintf("%.3f s", b.h.Record.At.Seconds())
+	}
+	return fmt.Sprintf("%d (%.3f s)", b.number, b.h.Record.At.Seconds())
 }
 
 func (e *explainer) node(r *trace.Report, opt ExplainOptions) {
 	var blocks []*block
 	last := map[string]*block{} // of each flow and direction
-	for i := range r.Packets {
-		h := &r.Packets[i]
-		if opt.Packet != 0 && opt.Packet != i+1 || !opt.Flow.has(h) {
+	for _, b := range accounts(r) {
+		if opt.Packet != 0 && opt.Packet != b.number || !opt.Flow.has(b.h) {
 			continue
 		}
-		flow := direction(h)
-		if b := last[flow]; b != nil && storyKey(b.h) == storyKey(h) {
-			b.same = append(b.same, fmt.Sprintf("%d (%.3f s)", i+1, h.Record.At.Seconds()))
+		flow := direction(b.h)
+		if l := last[flow]; l != nil && storyKey(l.h) == storyKey(b.h) {
+			l.same = append(l.same, b.at())
 			continue
 		}
-		b := &block{number: i + 1, h: h}
 		blocks, last[flow] = append(blocks, b), b
 	}
 	for _, b := range blocks {
@@ -137,6 +145,19 @@ func (e *explainer) node(r *trace.Report, opt ExplainOptions) {
 		}
 		e.block(r.Header.Node, b)
 	}
+}
+
+// accounts are the packets in the order of time, and among them those that waited for a neighbour in vain.
+func accounts(r *trace.Report) []*block {
+	var all []*block
+	for i := range r.Packets {
+		all = append(all, &block{number: i + 1, h: &r.Packets[i]})
+	}
+	for i := range r.GivenUp {
+		all = append(all, &block{h: &r.GivenUp[i]})
+	}
+	slices.SortStableFunc(all, func(a, b *block) int { return cmp.Compare(a.h.Record.At, b.h.Record.At) })
+	return all
 }
 
 // direction is a key for the packets of one flow in one direction.
@@ -164,18 +185,25 @@ func storyKey(h *trace.Handled) string {
 func (e *explainer) block(node string, b *block) {
 	e.told += 1 + len(b.same)
 	h := b.h
-	from := "from " + h.Dev
-	if h.Dev == "" {
+	title, from := fmt.Sprintf("packet %d", b.number), "from "+h.Dev
+	switch {
+	case b.number == 0:
+		title, from = "a packet that waited", "towards "+h.Dev
+	case h.Dev == "":
 		from = "sent by the node itself"
 	}
-	e.line("%s  %.3f s  on %s, %s; ctinfo: %s", e.paint(bold, fmt.Sprintf("packet %d", b.number)), h.Record.At.Seconds(), node, from, ctinfo(&h.Outcome))
+	e.line("%s  %.3f s  on %s, %s; ctinfo: %s", e.paint(bold, title), h.Record.At.Seconds(), node, from, ctinfo(&h.Outcome))
 	e.hanging("  ", e.name.Text(h.Packet.Line()))
 	e.hooks(h.Outcome.Steps)
 	for _, l := range became(h) {
 		e.hanging("  => ", e.name.Text(l))
 	}
 	if len(b.same) > 0 {
-		e.hanging("  the same: ", plural(len(b.same), "packet ", "packets ")+few(b.same, 12))
+		begin := "  the same: "
+		if b.number > 0 {
+			begin += plural(len(b.same), "packet ", "packets ")
+		}
+		e.hanging(begin, few(b.same, 12))
 	}
 }
 
@@ -199,14 +227,29 @@ func (e *explainer) hanging(begin, s string) {
 func callers() map[string]string {
 	return map[string]string{
 		"resolve_normal_ct":             "nf_conntrack_in",
+		"init_conntrack":                "resolve_normal_ct",
+		"nf_conntrack_icmpv4_error":     "nf_conntrack_in",
 		"nf_conntrack_inet_error":       "nf_conntrack_in",
 		"nf_conntrack_udp_packet":       "nf_conntrack_in",
 		"udp_error":                     "nf_conntrack_in",
 		"find_appropriate_src":          "nf_nat_inet_fn",
-		"nf_nat_packet":                 "nf_nat_inet_fn",
+		"nf_nat_alloc_null_binding":     "nf_nat_inet_fn",
 		"nf_nat_icmp_reply_translation": "nf_nat_inet_fn",
+		"nf_nat_l4proto_unique_tuple":   "nf_nat_inet_fn",
+		"nf_nat_masquerade_ipv4":        "nf_nat_inet_fn",
+		"nf_nat_oif_changed":            "nf_nat_inet_fn",
+		"nf_nat_packet":                 "nf_nat_inet_fn",
 		"__nf_conntrack_confirm":        "nf_confirm",
 	}
+}
+
+// callPath is a function behind those that called it, the outermost first.
+func callPath(fn string) []string {
+	path := []string{fn}
+	for c := callers()[fn]; c != ""; c = callers()[c] {
+		path = slices.Insert(path, 0, c)
+	}
+	return path
 }
 
 // hooks writes the steps, those of a hook below its name and those of a function below the one that called
@@ -215,30 +258,26 @@ func (e *explainer) hooks(steps []model.Step) {
 	if len(steps) == 0 {
 		e.line("    no hook had anything to do with it")
 	}
-	hook, within := "", ""
+	hook, open := "", []string(nil)
 	for _, s := range steps {
 		if s.Hook != hook {
-			if hook == "PREROUTING" && s.Hook == "POSTROUTING" { // it cannot have come there otherwise
-				e.line("  FORWARD")
-				e.column("  ", "ip_forward", "routed; no rule of FORWARD dropped it")
-			}
-			hook, within = s.Hook, ""
+			hook, open = s.Hook, nil
 			e.line("  %s", hook)
 		}
-		caller := callers()[s.Func]
-		if caller != "" && caller != within {
-			e.line("    %s", caller)
+		path := callPath(s.Func)
+		depth := len(path) - 1
+		for i, caller := range path[:depth] {
+			if i >= len(open) || open[i] != caller {
+				e.line("    %s%s", strings.Repeat("  ", i), caller)
+			}
 		}
-		indent := ""
-		if within = s.Func; caller != "" {
-			within, indent = caller, "  "
-		}
-		e.column("  "+indent, s.Func, e.name.Text(s.What))
+		e.column(strings.Repeat("  ", depth+1), s.Func, e.name.Text(s.What))
+		open = path
 	}
 }
 
 // functionWide is the column of the kernel's functions.
-const functionWide = 28
+const functionWide = 30
 
 func (e *explainer) column(indent, fn, s string) {
 	left := "  " + indent + fn

@@ -52,8 +52,8 @@ func TestExplain(t *testing.T) {
 func TestExplainPicks(t *testing.T) {
 	r, names := recorded(t)
 	var b strings.Builder
-	if n, err := Explain(&b, []trace.Report{r}, names, ExplainOptions{}); err != nil || n != len(r.Packets) {
-		t.Errorf("%d of %d packets, %v", n, len(r.Packets), err)
+	if n, err := Explain(&b, []trace.Report{r}, names, ExplainOptions{}); err != nil || n != len(r.Packets)+len(r.GivenUp) || len(r.GivenUp) == 0 {
+		t.Errorf("%d of %d packets and %d that waited, %v", n, len(r.Packets), len(r.GivenUp), err)
 	}
 	b.Reset()
 	if n, err := Explain(&b, []trace.Report{r}, names, ExplainOptions{Packet: 3}); err != nil || n != 1 || !strings.HasPrefix(b.String(), "packet 3 ") {

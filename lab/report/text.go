@@ -345,10 +345,20 @@ func (t *text) handled(a *lab.Attempt) []trace.Handled {
 // modelStory is the model's account of one packet, in one line.
 func modelStory(h trace.Handled) string {
 	var parts []string
-	for _, s := range h.Outcome.Steps {
-		parts = append(parts, s.What)
+	for i, s := range h.Outcome.Steps {
+		ends := h.Outcome.Dropped != "" && i == len(h.Outcome.Steps)-1
+		if ends || !slices.Contains(asides(), s.Func) {
+			parts = append(parts, s.What)
+		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+// asides are the functions of which one line need not tell: what they do is in the others' part of it, or
+// goes without saying.
+func asides() []string {
+	return []string{"init_conntrack", "nf_conntrack_in", "nf_conntrack_udp_packet", "ip_route_input", "ip_route_output_flow", "nft_do_chain",
+		"ip_forward", "nf_nat_alloc_null_binding", "nf_nat_masquerade_ipv4", "nf_nat_l4proto_unique_tuple"}
 }
 
 func (t *text) verdict() {

@@ -176,7 +176,9 @@ func (t *tracked) resolved(h hop) {
 // lost is a neighbour that was given up or forgotten.
 func (t *tracked) lost(h hop) {
 	t.record(trace.Neigh, h.dev+" "+h.addr.String(), "")
-	t.leave(t.ns.Lost(t.span(), h.dev, h.addr))
+	for _, g := range t.ns.Lost(t.span(), h.dev, h.addr) {
+		t.leave(g.Outcome.Left)
+	}
 }
 
 func (t *tracked) bind(s *socket) {
