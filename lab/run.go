@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -135,26 +134,11 @@ func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
 // compare replays each trace through the model. A lab that leaves the model out says why.
 func (r *Result) compare(override *model.Profile) {
 	for _, t := range r.Evidence.Traces {
-		p, err := TraceProfile(t.Header)
-		if override != nil {
-			p, err = *override, nil
-		}
+		p, err := t.Header.Model(override)
 		if err != nil {
 			r.CloseErr = errors.Join(r.CloseErr, err)
 			continue
 		}
 		r.Comparisons = append(r.Comparisons, trace.Replay(t, p))
 	}
-}
-
-// TraceProfile is the profile that a trace was recorded under: its release's, with what probing found.
-func TraceProfile(h trace.Header) (model.Profile, error) {
-	p, err := model.ProfileFor(h.Profile)
-	if err != nil {
-		return p, fmt.Errorf("trace of %s: %w", h.Node, err)
-	}
-	if h.Assured != "" {
-		p.Assured = h.Assured
-	}
-	return p, nil
 }

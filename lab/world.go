@@ -30,10 +30,11 @@ type World interface {
 
 // Setting says where a lab is played.
 type Setting struct {
-	Kernel    string // release
-	Iptables  string // version
-	Profile   string // of the model
-	Probed    string // what probing found
+	Kernel    string   // release
+	Iptables  string   // version
+	Profile   string   // of the model
+	Probed    string   // what probing found
+	Limits    []string // what the recording has to do without, for want of privileges or of the kernel
 	Nodes     int
 	Took      time.Duration // of Build
 	Simulated bool          // predicted on virtual time; nothing was asked of a kernel

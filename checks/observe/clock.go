@@ -203,6 +203,10 @@ func NewCalibration() (*Calibration, error) {
 	return c, err
 }
 
+// Exact reports whether the kernel tells its tick counter. Where it does not, the coarse clock says which tick
+// it is, but for one.
+func (c *Calibration) Exact() bool { return c.jiffies != nil }
+
 // sharp is how narrow an interval is when nothing but the tick itself interrupted its making: 10 to 40 us on
 // the processor that has the tick, 3 us on another one.
 const sharp = 50 * time.Microsecond

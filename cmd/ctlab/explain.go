@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctlab/checks/trace"
-	"ctlab/lab"
 	"ctlab/lab/report"
 )
 
@@ -84,10 +83,7 @@ func explained(cmd *cobra.Command, arg string, f explainFlags) ([]trace.Report, 
 	names := report.Names{}
 	var reports []trace.Report
 	for _, t := range traces {
-		p, err := lab.TraceProfile(t.Header)
-		if profile != nil {
-			p, err = *profile, nil
-		}
+		p, err := t.Header.Model(profile)
 		if err != nil {
 			return nil, nil, exit(exitBadInput, err)
 		}

@@ -62,12 +62,18 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		p.done()
 		if err := cannotRun(r.Err); err != nil {
 			cancel()
-			return nil, 0, exit(exitCannotRun, err)
+			if r.Err = err; len(r.Steps) == 0 {
+				fmt.Fprintln(p.w, "ctlab:", err)
+				return results, exitCannotRun, nil
+			}
 		}
 		results = append(results, r)
 		if err := each(r); err != nil {
 			cancel()
 			return nil, 0, exit(exitBroken, err)
+		}
+		if cannotRun(r.Err) != nil {
+			return results, exitCannotRun, nil
 		}
 		code = worse(code, exitCode(r.Verdict()))
 		if code == exitInterrupted {

@@ -8,7 +8,7 @@ import (
 	"ctlab/lab"
 )
 
-func newWorld(*lab.Lab) (lab.World, func() []handle) { return nil, nil }
+func newWorld(*lab.Lab, string) (lab.World, func() []handle) { return nil, nil }
 
 // able refuses: labs are played on a Linux kernel only.
 func able() error {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ctlab/checks/kernel"
 	"ctlab/checks/observe"
 	"ctlab/checks/trace"
 	"ctlab/lab"
@@ -35,19 +36,32 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 		g.calib.Keep(g.calm)
 	}()
 	g.built = true
-	if g.ipt, err = topology.FindIptables(ctx); err != nil {
-		return set, err
-	}
-	probe := make(chan probeResult, 1)
-	go func() { probe <- probeProfile(ctx, g.ipt) }()
+	probed := make(chan probeResult, 1)
+	go func() { probed <- examine(ctx, g.Backend) }()
 	err = g.build(ctx)
-	found := <-probe
+	found := <-probed
 	if err = errors.Join(err, found.err); err != nil {
 		return set, err
 	}
-	g.profile = found.profile
+	g.profile, g.ipt = found.profile, found.ipt
 	return lab.Setting{Kernel: found.release, Iptables: g.ipt.Version, Profile: g.profile.Name, Probed: found.seen,
-		Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
+		Limits: g.limits(), Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
+}
+
+// limits are what the recording has to do without on this machine.
+func (g *Ground) limits() (out []string) {
+	if InUserNamespace() {
+		out = append(out, "as an ordinary user, in a user namespace")
+	}
+	if !g.calib.Exact() {
+		out = append(out, "the kernel does not tell its tick (BPF): each is known to one more")
+	}
+	for _, t := range g.tracked {
+		if n := t.ears.Buffer(); n < kernel.EventBuffer {
+			out = append(out, fmt.Sprintf("%s: room for some %d events that are not read yet, more are lost", t.spec.Name, n/kernel.EventCost))
+		}
+	}
+	return out
 }
 
 func (g *Ground) build(ctx context.Context) error {

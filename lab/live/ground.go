@@ -21,6 +21,10 @@ import (
 
 // Ground is a lab's network on this kernel.
 type Ground struct {
+	// Backend is the back end of iptables, topology.Nft or topology.Legacy. Empty leaves it to probing, which takes
+	// the machine's default if that works.
+	Backend string
+
 	lab     *lab.Lab
 	net     topology.Network
 	ipt     topology.Iptables

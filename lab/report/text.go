@@ -80,6 +80,9 @@ func (t *text) head() {
 	default:
 		t.line("kernel %s, iptables %s; %d nodes up in %s", set.Kernel, set.Iptables, set.Nodes, ms(set.Took))
 		t.line("model %s; probing found: %s", set.Profile, set.Probed)
+		for _, limit := range set.Limits {
+			t.line("%s", limit)
+		}
 	}
 	t.margins()
 	t.line("")
@@ -357,7 +360,7 @@ func modelStory(h trace.Handled) string {
 // asides are the functions of which one line need not tell: what they do is in the others' part of it, or
 // goes without saying.
 func asides() []string {
-	return []string{"init_conntrack", "nf_conntrack_in", "nf_conntrack_udp_packet", "ip_route_input", "ip_route_output_flow", "nft_do_chain",
+	return []string{"init_conntrack", "nf_conntrack_in", "nf_conntrack_udp_packet", "ip_route_input", "ip_route_output_flow", "nft_do_chain", "ipt_do_table",
 		"ip_forward", "nf_nat_alloc_null_binding", "nf_nat_masquerade_ipv4", "nf_nat_l4proto_unique_tuple"}
 }
 
