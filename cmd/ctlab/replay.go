@@ -10,7 +10,6 @@ import (
 
 	"ctlab/checks/model"
 	"ctlab/checks/trace"
-	"ctlab/lab"
 	"ctlab/lab/report"
 )
 
