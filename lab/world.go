@@ -34,6 +34,7 @@ type Setting struct {
 	Iptables  string   // version
 	Profile   string   // of the model
 	Probed    string   // what probing found
+	Ordinary  bool     // not as root of the machine, but in a user namespace
 	Limits    []string // what the recording has to do without, for want of privileges or of the kernel
 	Nodes     int
 	Took      time.Duration // of Build

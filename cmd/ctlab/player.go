@@ -60,20 +60,27 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 			return results, exitInterrupted, nil
 		}
 		p.done()
-		if err := cannotRun(r.Err); err != nil {
-			cancel()
-			if r.Err = err; len(r.Steps) == 0 {
-				fmt.Fprintln(p.w, "ctlab:", err)
+		lacks := cannotRun(r.Err)
+		if lacks != nil {
+			r.Err = lacks
+		}
+		if lacks != nil && len(r.Steps) == 0 { // nothing to report
+			p.warn(r.Lab, lacks.Error())
+			if lacks.code == exitCannotRun {
+				cancel()
 				return results, exitCannotRun, nil
 			}
+			code = worse(code, lacks.code)
+			continue
 		}
 		results = append(results, r)
 		if err := each(r); err != nil {
 			cancel()
 			return nil, 0, exit(exitBroken, err)
 		}
-		if cannotRun(r.Err) != nil {
-			return results, exitCannotRun, nil
+		if lacks != nil {
+			code = worse(code, lacks.code)
+			continue
 		}
 		code = worse(code, exitCode(r.Verdict()))
 		if code == exitInterrupted {

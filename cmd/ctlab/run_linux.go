@@ -111,16 +111,20 @@ func userNamespaceMend(err error) string {
 	return "sudo ctlab"
 }
 
-// cannotRun names what this machine lacks and the command that mends it, or is nil.
-func cannotRun(err error) error {
+// cannotRun names what this machine lacks and the command that mends it, or is nil. Its exit code is that of a machine
+// that cannot run labs, or of a lab that is skipped for want of a feature.
+func cannotRun(err error) *exitError {
 	mend := ""
+	var missing *live.MissingExtension
 	switch {
+	case errors.As(err, &missing):
+		return &exitError{exitSkipped, fmt.Errorf("%w: modprobe %s, or another iptables (ctlab doctor tries what there is)", err, missing.Module)}
 	case errors.Is(err, topology.ErrNoIptables):
 		mend = "apt-get install iptables"
 	case errors.Is(err, live.ErrNoRules):
 		mend = "modprobe nf_tables nft_compat nf_nat, or ip_tables iptable_nat (ctlab doctor tries them)"
 	case errors.Is(err, live.ErrNoConntrack) && live.InUserNamespace():
-		mend = "sudo ctlab, or sudo modprobe nf_conntrack; before 5.10 or so kernels hide these from user namespaces"
+		mend = "sudo ctlab, or sudo modprobe nf_conntrack; older kernels hide these from user namespaces"
 	case errors.Is(err, live.ErrNoConntrack):
 		mend = "modprobe nf_conntrack"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
@@ -132,5 +136,5 @@ func cannotRun(err error) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w: %s", err, mend)
+	return &exitError{exitCannotRun, fmt.Errorf("%w: %s", err, mend)}
 }

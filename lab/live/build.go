@@ -45,20 +45,18 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 	}
 	g.profile, g.ipt = found.profile, found.ipt
 	return lab.Setting{Kernel: found.release, Iptables: g.ipt.Version, Profile: g.profile.Name, Probed: found.seen,
-		Limits: g.limits(), Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
+		Ordinary: InUserNamespace(), Limits: g.limits(), Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
 }
 
 // limits are what the recording has to do without on this machine.
 func (g *Ground) limits() (out []string) {
-	if InUserNamespace() {
-		out = append(out, "as an ordinary user, in a user namespace")
-	}
 	if !g.calib.Exact() {
-		out = append(out, "the kernel does not tell its tick (BPF): each is known to one more")
+		out = append(out, "the kernel does not tell its tick by BPF, so that each is known to one more")
 	}
 	for _, t := range g.tracked {
 		if n := t.ears.Buffer(); n < kernel.EventBuffer {
-			out = append(out, fmt.Sprintf("%s: room for some %d events that are not read yet, more are lost", t.spec.Name, n/kernel.EventCost))
+			out = append(out, fmt.Sprintf("room for %d events that are not read yet (net.core.rmem_max)", n/kernel.EventCost))
+			break // all have the same
 		}
 	}
 	return out

@@ -36,7 +36,13 @@ func (g *Ground) Load(ctx context.Context, node, text string, noflush bool) erro
 		how = "noflush"
 	}
 	return g.act(node,
-		func(n *topology.Node) error { return g.ipt.Load(ctx, n, text, noflush) },
+		func(n *topology.Node) error {
+			err := g.ipt.Load(ctx, n, text, noflush)
+			if err != nil && ctx.Err() == nil {
+				return explainRefusal(ctx, g.ipt, text, err)
+			}
+			return err
+		},
 		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Rules, how, text) })
 }
 

@@ -63,7 +63,11 @@ func (t *text) node(snap *lab.Snapshot) {
 	if v := t.r.Lab.Variant; v != "" {
 		this += " --variant " + v
 	}
-	compare, look := "sudo ctlab compare "+t.r.Lab.File, "sudo ctlab run "+this+" --keep"
+	ctlab := "sudo ctlab "
+	if t.r.Setting.Ordinary {
+		ctlab = "ctlab "
+	}
+	compare, look := ctlab+"compare "+t.r.Lab.File, ctlab+"run "+this+" --keep"
 	if t.r.Setting.Simulated {
 		compare, look = "ctlab compare --predicted "+t.r.Lab.File, "ctlab explain "+this
 	}

@@ -80,12 +80,24 @@ func (t *text) head() {
 	default:
 		t.line("kernel %s, iptables %s; %d nodes up in %s", set.Kernel, set.Iptables, set.Nodes, ms(set.Took))
 		t.line("model %s; probing found: %s", set.Profile, set.Probed)
-		for _, limit := range set.Limits {
-			t.line("%s", limit)
-		}
+		t.limits(set)
 	}
 	t.margins()
 	t.line("")
+}
+
+// limits says with what less the run was recorded.
+func (t *text) limits(set lab.Setting) {
+	said := slices.Clone(set.Limits)
+	if set.Ordinary {
+		said = slices.Insert(said, 0, "as an ordinary user, in a user namespace")
+	}
+	if len(said) == 0 {
+		return
+	}
+	for _, l := range wrap(strings.Join(said, "; "), columns) {
+		t.line("%s", l)
+	}
 }
 
 // marginLimit is how many margins are listed.
