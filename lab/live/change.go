@@ -4,8 +4,10 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 
 	"ctlab/checks/kernel"
 	"ctlab/checks/trace"
@@ -38,7 +40,8 @@ func (g *Ground) Load(ctx context.Context, node, text string, noflush bool) erro
 	return g.act(node,
 		func(n *topology.Node) error {
 			err := g.ipt.Load(ctx, n, text, noflush)
-			if err != nil && ctx.Err() == nil {
+			var refused *exec.ExitError
+			if errors.As(err, &refused) {
 				return explainRefusal(ctx, g.ipt, text, err)
 			}
 			return err

@@ -229,7 +229,8 @@ func explainRefusal(ctx context.Context, ipt topology.Iptables, text string, ref
 	var net topology.Network
 	defer net.Close()
 	scratch, err := net.AddNode("doctor")
-	if err != nil {
+	plain := extension{table: "nat", rule: "-A PREROUTING -j RETURN"}
+	if err != nil || plain.try(ctx, ipt, scratch) != nil { // it is not for want of an extension
 		return refused
 	}
 	for _, e := range extensions() {

@@ -64,10 +64,10 @@ func (w *World) restart(ctx context.Context, s *lab.Step, out *lab.Outcome) erro
 		}
 		next := slices.Clone(w.backs[spec.Name])
 		next[i] = r.To
-		r.Services, r.Cleanup = append(r.Services, spec.Name), spec.Cleanup
 		if err := w.follow(ctx, spec, dropTwice(next), out); err != nil {
 			return err
 		}
+		r.Services, r.Cleanup = append(r.Services, spec.Name), spec.Cleanup
 	}
 	return nil
 }
