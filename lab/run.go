@@ -62,12 +62,18 @@ const (
 	cleanupLimit         = 10 * time.Second
 )
 
+// ErrEvidenceLost says that something happened of which the record is not complete, so that there is no verdict.
+var ErrEvidenceLost = errors.New("evidence was lost")
+
 // Verdict of the run.
 func (r *Result) Verdict() Verdict {
+	err := errors.Join(r.Err, r.CloseErr)
 	switch {
 	case errors.Is(r.Err, context.Canceled):
 		return Interrupted
-	case r.Err != nil || r.CloseErr != nil:
+	case err != nil && onlyLost(err):
+		return Unclear
+	case err != nil:
 		return Broken
 	}
 	met, all := r.Wants()
@@ -88,6 +94,18 @@ func (r *Result) Verdict() Verdict {
 		return Unclear
 	}
 	return Pass
+}
+
+// onlyLost reports whether nothing is wrong but that evidence was lost.
+func onlyLost(err error) bool {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(many.Unwrap(), func(e error) bool { return !onlyLost(e) })
+	}
+	if err == ErrEvidenceLost {
+		return true
+	}
+	inner := errors.Unwrap(err)
+	return inner != nil && onlyLost(inner)
 }
 
 // Progress is told what happens, for a person who waits.

@@ -158,6 +158,10 @@ func (t *tracked) stop() error {
 		if lost > 0 {
 			t.rec.lose("the tap lost %d frames", lost)
 		}
+		if errors.Is(err, observe.ErrClockStepped) {
+			t.rec.lose("%v", err)
+			err = nil
+		}
 		errs = append(errs, err)
 	}
 	if t.ears != nil {
