@@ -16,7 +16,7 @@ import (
 	"ctlab/topology"
 )
 
-// calibrationSamples is how many ticks each calibration watches; the earliest of them counts.
+// calibrationSamples is how many ticks the calibration watches at the start; later on it looks now and then.
 const calibrationSamples = 12
 
 // Build makes the network. While it works, another thread calibrates the tick clock and a scratch
@@ -32,7 +32,7 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 	g.calm, g.calmed = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(g.calmed)
-		g.calib.Watch(calibrationSamples)
+		g.calib.Watch(calibrationSamples, g.calm)
 		g.calib.Keep(g.calm)
 	}()
 	g.built = true
@@ -84,14 +84,7 @@ func (g *Ground) build(ctx context.Context) error {
 }
 
 // buildNodes makes the namespaces; a tracked one is recorded before it has a link.
-func (g *Ground) buildNodes() (err error) {
-	defer func() { // whatever happens, the tap must be known when it is stopped
-		for _, t := range g.tracked {
-			if t.tapped != nil {
-				err = errors.Join(err, <-t.tapped)
-			}
-		}
-	}()
+func (g *Ground) buildNodes() error {
 	for _, spec := range g.lab.Nodes {
 		n, err := g.net.AddNode(spec.Name)
 		if err != nil {

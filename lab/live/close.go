@@ -26,7 +26,7 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	}
 	g.built = false
 	begin := time.Now()
-	recalibrated := g.recalibrate()
+	close(g.calm) // the last sample of the tick clock is not older than the pace at which they are taken
 	complete := g.origin != 0
 	errs := []error{g.endPrograms(ctx)}
 	for _, t := range g.tracked {
@@ -36,7 +36,7 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 		errs = append(errs, t.stop())
 	}
 	errs = append(errs, g.net.Close())
-	<-recalibrated
+	<-g.calmed
 	if complete {
 		ev.Traces = g.traces()
 	}
@@ -63,18 +63,6 @@ func (g *Ground) endPrograms(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// recalibrate watches the tick once more, beside everything else that is done at the end.
-func (g *Ground) recalibrate() <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		close(g.calm)
-		<-g.calmed
-		g.calib.Watch(calibrationSamples / 3)
-	}()
-	return done
 }
 
 // traces are the recordings of the tracked nodes, on the clock as it is known at the end.

@@ -56,8 +56,13 @@ func New(l *lab.Lab) *Ground {
 		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}}
 }
 
-// Ready is called when rules are loaded and programs started: the clock begins.
+// Ready is called when rules are loaded and programs started: the taps are awaited, and the clock begins.
 func (g *Ground) Ready() error {
+	for _, t := range g.tracked {
+		if err := t.awaitTap(); err != nil {
+			return err
+		}
+	}
 	g.origin = g.clock()
 	return nil
 }

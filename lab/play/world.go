@@ -16,7 +16,7 @@ import (
 // World plays a lab on a Ground. It implements lab.World.
 type World struct {
 	lab     *lab.Lab
-	ground  Ground
+	ground  *timed
 	tracked []*tracked // in the order of the file
 	servers map[string]*server
 	clients map[string]*client
@@ -60,7 +60,7 @@ type client struct {
 
 // New prepares a world; nothing is made yet.
 func New(l *lab.Lab, g Ground) *World {
-	return &World{lab: l, ground: g, servers: map[string]*server{}, clients: map[string]*client{}, backs: map[string][]string{},
+	return &World{lab: l, ground: newTimed(g), servers: map[string]*server{}, clients: map[string]*client{}, backs: map[string][]string{},
 		asked: map[string]int{}, where: map[netip.Addr]string{}, ended: map[string]time.Duration{}}
 }
 
@@ -242,6 +242,7 @@ func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
 	}
 	ev, err := w.ground.Close(ctx)
 	ev.Final, ev.Asked = final, w.asked
+	ev.Taken = append(ev.Taken, w.ground.taken()...)
 	return ev, errors.Join(append(errs, err)...)
 }
 
