@@ -65,7 +65,7 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 			r.Err = lacks
 		}
 		if lacks != nil && len(r.Steps) == 0 { // nothing to report
-			p.warn(r.Lab, lacks.Error())
+			p.warn(r.Lab, strings.ReplaceAll(lacks.Error(), "\n", "; "))
 			if lacks.code == exitCannotRun {
 				cancel()
 				return results, exitCannotRun, nil

@@ -117,6 +117,8 @@ func cannotRun(err error) *exitError {
 	mend := ""
 	var missing *live.MissingExtension
 	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		mend = "ulimit -n 4096 (a lab needs some 20 descriptors, and 5 for each node)"
 	case errors.As(err, &missing):
 		return &exitError{exitSkipped, fmt.Errorf("%w: modprobe %s, or another iptables (ctlab doctor tries what there is)", err, missing.Module)}
 	case errors.Is(err, topology.ErrNoIptables):
@@ -127,8 +129,6 @@ func cannotRun(err error) *exitError {
 		mend = "sudo ctlab, or sudo modprobe nf_conntrack; older kernels hide these from user namespaces"
 	case errors.Is(err, live.ErrNoConntrack):
 		mend = "modprobe nf_conntrack"
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		mend = "ulimit -n 4096 (a lab needs some 20 descriptors, and 5 for each node)"
 	case errors.Is(err, syscall.ENOSPC): // of namespaces
 		mend = "sysctl user.max_net_namespaces=1000"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, fs.ErrPermission):
