@@ -7,34 +7,67 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 )
 
 // ReadFile reads and validates the lab file at path; see Load.
 func ReadFile(path, variant string) (*Lab, error) {
-	f, err := os.Open(path)
+	f, err := OpenFile(path)
 	if err != nil {
-		return nil, fileError(path, err)
+		return nil, err
 	}
 	defer f.Close()
-	// A file that grows, a pipe or a device has no size worth asking for, so one byte too many is read.
-	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	src, err := io.ReadAll(io.LimitReader(f, maxSize+1)) // one byte too many says enough of a large file
 	if err != nil {
 		return nil, fileError(path, err)
 	}
 	return Load(path, src, variant)
 }
 
+// OpenFile opens a file for reading. Whatever is no plain file is refused before it is opened: opening a
+// named pipe waits for its writer, perhaps for ever, and a device may have no end.
+func OpenFile(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return nil, fmt.Errorf("%s: a folder, not a file", Escape(path))
+	case !mode.IsRegular():
+		return nil, fmt.Errorf("%s: %s, not a file; write what it gives to a file first", Escape(path), special(mode))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	return f, nil
+}
+
+// special is what a file is that is neither a plain one nor a folder.
+func special(mode fs.FileMode) string {
+	switch {
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
+}
+
+// fileError names the file once, in words; the system's own text, where it is shown, is without the path.
 func fileError(path string, err error) error {
+	path = Escape(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: no such file: %w", path, fs.ErrNotExist)
+		return fmt.Errorf("%s: no such file", path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: not readable: %w", path, fs.ErrPermission)
-	case errors.Is(err, syscall.EISDIR):
-		return fmt.Errorf("%s: a folder, not a lab file", path)
+		return fmt.Errorf("%s: not readable", path)
 	}
-	return err
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 // Load reads and validates a lab. With a variant it is the lab that the variant makes; without one it is
@@ -82,6 +115,7 @@ func decode(s *source, root *node, all []string, variant string) *decoder {
 		sections: map[string]*node{}, broken: map[string]bool{}, variants: all, variant: variant,
 	}
 	if d.isMap("the file", root, "a map that begins with lab: NAME") {
+		d.made = size(root)
 		d.top(d.expand(root))
 	}
 	return d

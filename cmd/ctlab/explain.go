@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -101,7 +100,7 @@ func explained(cmd *cobra.Command, arg string, f explainFlags) ([]trace.Report, 
 
 // isTrace reports whether a file begins as traces do.
 func isTrace(path string) bool {
-	f, err := os.Open(path)
+	f, err := lab.OpenFile(path)
 	if err != nil {
 		return false
 	}

@@ -27,7 +27,7 @@ func loadLab(arg, variant string) (*lab.Lab, error) {
 		}
 	}
 	if isTrace(arg) {
-		return nil, fmt.Errorf("%s: a recorded run, not a lab; ctlab replay or explain reads it", arg)
+		return nil, fmt.Errorf("%s: a recorded run, not a lab; ctlab replay or explain reads it", lab.Escape(arg))
 	}
 	return lab.ReadFile(arg, variant)
 }
@@ -106,13 +106,13 @@ func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) error {
 		}
 		near += len(margins)
 	}
-	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", arg, len(base.Nodes), len(base.Steps), len(base.Variants))
+	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", lab.Escape(arg), len(base.Nodes), len(base.Steps), len(base.Variants))
 	if near > 0 {
 		said += fmt.Sprintf("; %d near a boundary", near)
 	}
 	fmt.Fprintln(out, said)
 	for _, l := range lines {
-		fmt.Fprintln(out, "  "+l)
+		fmt.Fprintln(out, "  "+lab.Escape(l))
 	}
 	return nil
 }

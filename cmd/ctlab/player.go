@@ -111,11 +111,10 @@ func (p *player) say(name, what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.live {
-		fmt.Fprintf(p.w, "ctlab: %s: %s\n", name, what)
+		fmt.Fprintf(p.w, "ctlab: %s: %s\n", name, lab.Escape(what))
 		return
 	}
-	line := name + ": " + what
-	fmt.Fprintf(p.w, "\r\x1b[K%s", line[:min(len(line), lineWide)])
+	fmt.Fprintf(p.w, "\r\x1b[K%.*s", lineWide, lab.Escape(name+": "+what))
 	p.drawn = true
 }
 
@@ -124,7 +123,7 @@ func (p *player) warn(l *lab.Lab, what string) {
 	p.done()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.w, "ctlab: %s: %s\n", labName(l), what)
+	fmt.Fprintf(p.w, "ctlab: %s: %s\n", labName(l), lab.Escape(what))
 }
 
 // done takes the line that changes away.

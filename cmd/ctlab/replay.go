@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,7 +58,7 @@ func namedProfile(kernel string) (*model.Profile, error) {
 func readTraces(paths []string) ([]trace.Trace, error) {
 	var all []trace.Trace
 	for _, path := range paths {
-		f, err := os.Open(path)
+		f, err := lab.OpenFile(path)
 		if err != nil {
 			return nil, err
 		}

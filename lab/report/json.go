@@ -1,9 +1,13 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"regexp"
+	"unicode/utf8"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
@@ -248,13 +252,26 @@ func NewDocument(command string, runs []*lab.Result, compared []Comparison, exit
 	return Document{Version: DocumentVersion, Command: command, Runs: each(runs, newJSONRun), Compared: each(compared, newJSONCompare), Exit: exit}
 }
 
-// Write writes the document, indented, with a newline at the end.
+// Write writes the document, indented, with a newline at the end. Control characters are escapes, also
+// those that JSON would allow.
 func (d Document) Write(w io.Writer) error {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(d)
+	if err := enc.Encode(d); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, controls.ReplaceAllStringFunc(b.String(), func(c string) string {
+		r, _ := utf8.DecodeRuneInString(c)
+		return fmt.Sprintf(`\u%04x`, r)
+	}))
+	return err
 }
+
+// controls are characters that JSON leaves as they are and that act on a terminal: C1, and marks that
+// change the direction of text.
+var controls = regexp.MustCompile(`[\x{7f}-\x{9f}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{2069}\x{feff}]`)
 
 // each makes a list that is never nil, since that would be null.
 func each[A, B any](in []A, convert func(A) B) []B {

@@ -4,6 +4,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -42,8 +43,23 @@ func Text(w io.Writer, r *lab.Result, opt Options) error {
 
 func (t *text) line(format string, args ...any) {
 	if t.err == nil {
-		_, t.err = fmt.Fprintf(t.w, format+"\n", args...)
+		_, t.err = io.WriteString(t.w, harmless(fmt.Sprintf(format, args...))+"\n")
 	}
+}
+
+// painted are the sequences that paint writes.
+var painted = regexp.MustCompile(`\x1b\[(0|1|31|32|33)m`)
+
+// harmless makes everything visible that could draw on a terminal, but for colours: paths, programs'
+// outputs and texts of errors hold anything.
+func harmless(line string) string {
+	var b strings.Builder
+	rest := 0
+	for _, at := range painted.FindAllStringIndex(line, -1) {
+		b.WriteString(lab.Escape(line[rest:at[0]]) + line[at[0]:at[1]])
+		rest = at[1]
+	}
+	return b.String() + lab.Escape(line[rest:])
 }
 
 // Colours of a terminal; they only add.
