@@ -136,13 +136,21 @@ func kebabCase(s string) string {
 	return b.String()
 }
 
-// some lists names for a hint, the first few of many.
+// some lists names for a hint: the first few of many, and none at a length that no name may have.
 func some(names []string) string {
 	const most = 12
-	if len(names) > most {
-		return strings.Join(names[:most], ", ") + ", ..."
+	var short []string
+	for i, n := range names {
+		if i == most {
+			short = append(short, "...")
+			break
+		}
+		if head, rest := splitRunes(n, maxName); rest != "" {
+			n = head + "..."
+		}
+		short = append(short, n)
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(short, ", ")
 }
 
 // isScalar reports a value that is no text; what says what is needed, such as "a time".

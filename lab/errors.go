@@ -48,9 +48,7 @@ func (e *Error) Error() string {
 	if e.Hint != "" {
 		mark += " " + Escape(e.Hint)
 	}
-	pos := e.Pos
-	pos.File = Escape(pos.File)
-	return fmt.Sprintf("%s: %s\n%s | %s\n%s", pos, Escape(e.Msg), number, shown, mark)
+	return fmt.Sprintf("%s: %s\n%s | %s\n%s", e.Pos, Escape(e.Msg), number, shown, mark)
 }
 
 // A source line of at most maxLine columns is shown whole; of a longer one so many columns around the

@@ -43,16 +43,19 @@ func Text(w io.Writer, r *lab.Result, opt Options) error {
 
 func (t *text) line(format string, args ...any) {
 	if t.err == nil {
-		_, t.err = io.WriteString(t.w, harmless(fmt.Sprintf(format, args...))+"\n")
+		_, t.err = io.WriteString(t.w, harmless(fmt.Sprintf(format, args...), t.opt.Color)+"\n")
 	}
 }
 
 // painted are the sequences that paint writes.
 var painted = regexp.MustCompile(`\x1b\[(0|1|31|32|33)m`)
 
-// harmless makes everything visible that could draw on a terminal, but for colours: paths, programs'
-// outputs and texts of errors hold anything.
-func harmless(line string) string {
+// harmless makes everything visible that could draw on a terminal, but for the report's own colours:
+// paths, programs' outputs and texts of errors hold anything.
+func harmless(line string, color bool) string {
+	if !color {
+		return lab.Escape(line)
+	}
 	var b strings.Builder
 	rest := 0
 	for _, at := range painted.FindAllStringIndex(line, -1) {
