@@ -7,7 +7,7 @@ import (
 )
 
 func queryKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{{"count", readQueryCount}}, later[*stepDraft]("together", "sockets", "data")...)
+	return append([]key[*stepDraft]{{"count", "how many requests each client sends", wholeNumber(1, maxCount), readQueryCount}}, later[*stepDraft]("together", "sockets", "data")...)
 }
 
 func readQueryCount(d *decoder, s *stepDraft, f field) {
@@ -22,7 +22,7 @@ func readQuery(d *decoder, s *stepDraft, f field) {
 }
 
 func startKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{{"count", readQueryCount}}, later[*stepDraft]("sockets")...)
+	return append([]key[*stepDraft]{{"count", "how many requests each client sends; else until it is stopped", wholeNumber(1, maxCount), readQueryCount}}, later[*stepDraft]("sockets")...)
 }
 
 // readPrograms reads the clients and servers that are started or stopped.
@@ -83,7 +83,7 @@ func readStart(d *decoder, s *stepDraft, f field) {
 }
 
 func stopKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{{"since", readSince}, {"death", readDeath}}, later[*stepDraft]("sockets", "how")...)
+	return append([]key[*stepDraft]{{"since", "the step behind which its outcome begins", identifier, readSince}, {"death", "how a server goes away", deathShape, readDeath}}, later[*stepDraft]("sockets", "how")...)
 }
 
 func readStop(d *decoder, s *stepDraft, f field) {
@@ -106,9 +106,9 @@ func (s *stepDraft) sends() bool {
 
 func restartKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"on", func(d *decoder, s *stepDraft, f field) { s.On, _ = d.refer(f, "node") }},
-		{"death", readDeath},
-		{"follow", func(d *decoder, s *stepDraft, f field) {
+		{"on", "the node on which it comes back", identifier, func(d *decoder, s *stepDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"death", "how the old server goes away; address, and process where it stays on its node", deathShape, readDeath},
+		{"follow", "false: services keep their backends", boolean, func(d *decoder, s *stepDraft, f field) {
 			s.NoFollow = d.oneOf(f, []string{"true", "false"}) == "false"
 		}},
 	}

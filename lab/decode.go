@@ -26,11 +26,14 @@ type decoder struct {
 	made     int                     // nodes that patterns and repetitions made
 }
 
-// key is a key of a map: how its value is read, or nil where the language has the key and ctlab does not
+// key is a key of a map: what it is for and what its value may be, in words for people and as the schema for
+// editors has it, and how the value is read. Without a reader the language has the key and ctlab does not
 // support it yet.
 type key[T any] struct {
-	name string
-	read func(d *decoder, into T, f field)
+	name  string
+	about string
+	value shape
+	read  func(d *decoder, into T, f field)
 }
 
 // later are keys of the language that are not supported yet.

@@ -125,22 +125,22 @@ func decode(s *source, root *node, all []string, variant string) *decoder {
 // read in an order of their own.
 func topKeys() []key[*Lab] {
 	return append([]key[*Lab]{
-		{"lab", func(d *decoder, l *Lab, f field) {
+		{"lab", "the lab's name", identifier, func(d *decoder, l *Lab, f field) {
 			if d.isScalar(f, "the lab's name") && d.isName(f.value, "lab") {
 				l.Name = f.value.text
 			}
 		}},
-		{"about", func(d *decoder, l *Lab, f field) { l.About = d.text(f) }},
-		{"says", func(d *decoder, l *Lab, f field) { l.Says = d.texts(f) }},
-		{"why", readWhy},
-		{"refs", func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
-		{"model", readModel},
-		{"nodes", section(mapping, "a map of nodes by their names")},
-		{"services", section(mapping, "a map of services by their names")},
-		{"servers", section(mapping, "a map of servers by their names")},
-		{"clients", section(mapping, "a map of clients by their names")},
-		{"steps", section(sequence, "a list of steps")},
-		{"variants", func(*decoder, *Lab, field) {}}, // read before the rest
+		{"about", "in a sentence what the lab is about", line, func(d *decoder, l *Lab, f field) { l.About = d.text(f) }},
+		{"says", "what people who have the problem say", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Says = d.texts(f) }},
+		{"why", "the mechanism, in as many lines as it takes", text, readWhy},
+		{"refs", "issues, pull requests, pages", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
+		{"model", "how the model takes part", object(modelKeys()), readModel},
+		{"nodes", "network namespaces by their names; NAME-{1..40} stands for forty", named(object(nodeKeys())), section(mapping, "a map of nodes by their names")},
+		{"services", "VIPs by their names", named(object(serviceKeys(), "ports")), section(mapping, "a map of services by their names")},
+		{"servers", "programs that answer, by their names", named(object(serverKeys(), "on")), section(mapping, "a map of servers by their names")},
+		{"clients", "programs that ask, by their names", named(object(clientKeys())), section(mapping, "a map of clients by their names")},
+		{"steps", "what happens, in this order", steps, section(sequence, "a list of steps")},
+		{"variants", "other forms of the lab: maps of a path, such as steps.NAME.want, and the value that replaces what is there", variantsShape, func(*decoder, *Lab, field) {}}, // read before the rest
 	}, later[*Lab]("needs", "include", "links")...)
 }
 
@@ -161,14 +161,17 @@ func readWhy(d *decoder, l *Lab, f field) {
 	}
 }
 
+func modelKeys() []key[*Lab] {
+	return append([]key[*Lab]{
+		{"skip", "why the model is left out", line, func(d *decoder, l *Lab, f field) { l.SkipModel = d.text(f) }},
+	}, later[*Lab]("kernel")...)
+}
+
 func readModel(d *decoder, l *Lab, f field) {
 	if !d.isMap(f.name(), f.value, "a map, such as {skip: WHY}") {
 		return
 	}
-	keys := append([]key[*Lab]{
-		{"skip", func(d *decoder, l *Lab, f field) { l.SkipModel = d.text(f) }},
-	}, later[*Lab]("kernel")...)
-	readMap(d, "model", f.value.fields, keys, l)
+	readMap(d, "model", f.value.fields, modelKeys(), l)
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "model: {skip: WHY}", "model: an empty map")
 	}

@@ -12,11 +12,18 @@ import (
 func trafficKeys() []key[*wantDraft] {
 	var keys []key[*wantDraft]
 	for _, what := range countNames() {
-		keys = append(keys, key[*wantDraft]{what, readCount})
+		value := ref("wanted")
+		if what == "sent" {
+			value = ref("wanted-number")
+		}
+		keys = append(keys, key[*wantDraft]{what, "how many requests: N, A..B, all, or {same-as: STEP.RESULT}", value, readCount})
 	}
 	return append(keys, []key[*wantDraft]{
-		{"by", readBy}, {"each", readEach}, {"clients", readClientsWant}, {"latency", readLatency},
-		{"outage", func(d *decoder, w *wantDraft, f field) {
+		{"by", "the node whose server answers all, or {NODE: N}", either(identifier, valuesOf(ref("wanted"))), readBy},
+		{"each", "the same of each client by itself", ref("each"), readEach},
+		{"clients", "which clients had all requests end in one way: {CLASS: NAMES, by: {NODE: NAMES}}", ref("clients"), readClientsWant},
+		{"latency", "times of answered requests", object(latencyKeys()), readLatency},
+		{"outage", "the longest time without an answer, such as ..200ms", durationRange, func(d *decoder, w *wantDraft, f field) {
 			if t, ok := d.timeWant(f); ok {
 				w.traffic().Outage = &t
 			}
@@ -93,10 +100,13 @@ func readControl(d *decoder, w *wantDraft, f field) {
 
 // readEach reads what is wanted of each client by itself.
 func readEach(d *decoder, w *wantDraft, f field) {
-	keys := slices.DeleteFunc(trafficKeys(), func(k key[*wantDraft]) bool { return k.name == "each" || k.name == "clients" })
-	if t := d.innerTraffic(w, f, keys); t != nil {
+	if t := d.innerTraffic(w, f, keysWithout(trafficKeys(), "each", "clients")); t != nil {
 		w.traffic().Each = t
 	}
+}
+
+func keysWithout(keys []key[*wantDraft], names ...string) []key[*wantDraft] {
+	return slices.DeleteFunc(keys, func(k key[*wantDraft]) bool { return slices.Contains(names, k.name) })
 }
 
 // innerTraffic reads a class, or a map of wants.
@@ -210,12 +220,20 @@ func readLatency(d *decoder, w *wantDraft, f field) {
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "latency: {p99: ..10ms}", "latency: an empty map")
 	}
+	readMap(d, "latency", f.value.fields, latencyKeys(), w)
+}
+
+func latencyKeys() []key[*wantDraft] {
 	read := func(d *decoder, w *wantDraft, f field) {
 		if t, ok := d.timeWant(f); ok {
 			w.traffic().Latency = append(w.traffic().Latency, t)
 		}
 	}
-	readMap(d, "latency", f.value.fields, []key[*wantDraft]{{"p50", read}, {"p99", read}, {"max", read}}, w)
+	return []key[*wantDraft]{
+		{"p50", "half of them took no longer", durationRange, read},
+		{"p99", "99 of 100 took no longer", durationRange, read},
+		{"max", "the longest", durationRange, read},
+	}
 }
 
 // timeWant reads a time or a range of times.

@@ -301,9 +301,14 @@ func keyOf(path *node, p part) *node {
 	return &node{kind: scalar, line: path.line, col: path.col + skip + columns(path.text[:p.at]), text: p.text}
 }
 
+// variable are the sections that a variant can change.
+func variable() []string {
+	return []string{"nodes", "services", "servers", "clients", "steps", "model"}
+}
+
 // isSection reports paths that begin with what no variant can change.
 func (d *decoder) isSection(v *variant, p part, key *node) bool {
-	names := []string{"nodes", "services", "servers", "clients", "steps", "model"}
+	names := variable()
 	if slices.Contains(names, p.text) {
 		return true
 	}

@@ -19,10 +19,10 @@ type wantDraft struct {
 func wantKeys(s *stepDraft, kind *stepKind) []key[*wantDraft] {
 	var keys []key[*wantDraft]
 	if s.sends() {
-		keys = append(trafficKeys(), key[*wantDraft]{"control", readControl})
+		keys = append(trafficKeys(), key[*wantDraft]{"control", "the same of the queries from fresh ports", ref("traffic"), readControl})
 	}
 	if kind.deletes {
-		keys = append(keys, key[*wantDraft]{"deleted", readDeleted})
+		keys = append(keys, key[*wantDraft]{"deleted", "how many entries the step deleted", ref("wanted-number"), readDeleted})
 	}
 	if kind.name == Exec {
 		keys = append(keys, programKeys()...)
@@ -113,13 +113,13 @@ func readDeleted(d *decoder, w *wantDraft, f field) {
 // programKeys are what can be demanded of a program.
 func programKeys() []key[*wantDraft] {
 	return []key[*wantDraft]{
-		{"exit", func(d *decoder, w *wantDraft, f field) {
+		{"exit", "the exit code", ref("wanted-number"), func(d *decoder, w *wantDraft, f field) {
 			if n, ok := d.wantedNumber(w, f, false); ok {
 				w.Exit = &n
 			}
 		}},
-		{"stdout", func(d *decoder, w *wantDraft, f field) { w.Stdout = d.outputWant(w, f) }},
-		{"stderr", func(d *decoder, w *wantDraft, f field) { w.Stderr = d.outputWant(w, f) }},
+		{"stdout", "what it wrote", object(outputKeys(nil)), func(d *decoder, w *wantDraft, f field) { w.Stdout = d.outputWant(w, f) }},
+		{"stderr", "what it wrote", object(outputKeys(nil)), func(d *decoder, w *wantDraft, f field) { w.Stderr = d.outputWant(w, f) }},
 	}
 }
 
@@ -132,19 +132,23 @@ func (d *decoder) outputWant(w *wantDraft, f field) *OutputWant {
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "{has: TEXT, lines: 1..}", "%s: an empty map", f.name())
 	}
-	readMap(d, f.name(), f.value.fields, []key[*OutputWant]{
-		{"has", func(d *decoder, o *OutputWant, f field) {
+	readMap(d, f.name(), f.value.fields, outputKeys(w), out)
+	return out
+}
+
+func outputKeys(w *wantDraft) []key[*OutputWant] {
+	return []key[*OutputWant]{
+		{"has", "texts, each of which is in it", oneOrMore(text), func(d *decoder, o *OutputWant, f field) {
 			for _, item := range d.list(f) {
 				if d.isScalar(item, "a text") {
 					o.Has = append(o.Has, item.value.text)
 				}
 			}
 		}},
-		{"lines", func(d *decoder, o *OutputWant, f field) {
+		{"lines", "how many lines", ref("wanted-number"), func(d *decoder, o *OutputWant, f field) {
 			if n, ok := d.wantedNumber(w, f, false); ok {
 				o.Lines = &n
 			}
 		}},
-	}, out)
-	return out
+	}
 }

@@ -147,6 +147,31 @@ func newLabs() *cobra.Command {
 	}
 }
 
+func newSchema() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "print a JSON Schema of the lab language, for editors",
+		Long: `Prints a JSON Schema (draft 7) of the lab language, for completion, descriptions and marks in an editor. An
+editor with yaml-language-server takes it from a comment in the first line of a lab:
+
+  # yaml-language-server: $schema=lab.schema.json
+
+The schema knows forms; ctlab check knows whether names exist and what fits together.`,
+		Example: "  ctlab schema > lab.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := lab.Schema()
+			if err != nil {
+				return exit(exitBroken, err)
+			}
+			if _, err := cmd.OutOrStdout().Write(s); err != nil {
+				return exit(exitBroken, fmt.Errorf("write schema: %w", err))
+			}
+			return nil
+		},
+	}
+}
+
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
