@@ -35,7 +35,7 @@ func rulesKeys() []key[*stepDraft] {
 				return
 			}
 			if _, err := service.Lines("", f.value.text); err != nil {
-				d.fail(f.value, "replace takes what iptables-save prints", "change: %s", err)
+				d.failRules(f.value, "replace takes what iptables-save prints", "change", err)
 			}
 			s.Change = f.value.text
 		}},
