@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"slices"
 	"strings"
 
 	"ctlab/checks"
@@ -126,11 +127,15 @@ func readDeath(d *decoder, s *stepDraft, f field) {
 			d.fail(v, "{reuse: NODE}", "death: reuse by which node?")
 			return
 		}
+		if v := f.value; v.kind == scalar && v.text != "" && !slices.Contains(words, v.text) {
+			d.fail(v, checks.DidYouMean(v.text, words, ""), "death: %s is none of %s, {reuse: NODE}", checks.Quote(v.text), strings.Join(words, ", "))
+			return
+		}
 		s.Death = Death(d.oneOf(f, words))
 		return
 	}
 	if len(f.value.fields) != 1 || f.value.fields[0].name() != string(DeathReuse) {
-		d.fail(f.value, "{reuse: NODE}", "death: a map instead of one of %s", strings.Join(words, ", "))
+		d.fail(f.value, "{reuse: NODE}", "death: a map instead of {reuse: NODE}, or one of %s", strings.Join(words, ", "))
 		return
 	}
 	s.Death = DeathReuse

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -60,10 +61,23 @@ func (w *wantDraft) traffic() *TrafficWant {
 }
 
 func readCount(d *decoder, w *wantDraft, f field) {
-	if n, ok := d.wantedNumber(w, f, f.name() != "sent"); ok {
+	if n, ok := d.wantedNumber(w, f, f.name() != "sent"); ok && d.possible(w, f, n) {
 		t := w.traffic()
 		t.Counts = append(t.Counts, CountWant{d.pos(f.key), f.name(), n})
 	}
+}
+
+// possible reports a number that is more than the requests that the step sends.
+func (d *decoder) possible(w *wantDraft, f field, n Number) bool {
+	if w.most == 0 || n.All || n.SameAs != "" || n.Range.Min <= w.most {
+		return true
+	}
+	sent := fmt.Sprintf("%d requests", w.most)
+	if w.most == 1 {
+		sent = "one request"
+	}
+	d.fail(f.value, fmt.Sprintf("at most %d", w.most), "%s: %s of %s that the step sends", f.name(), n.Text, sent)
+	return false
 }
 
 // readBy reads who answered: a node alone means all answers.
@@ -81,7 +95,7 @@ func readBy(d *decoder, w *wantDraft, f field) {
 	}
 	for _, item := range f.value.fields {
 		name, known := d.refer(field{f.key, item.key}, "node")
-		if n, ok := d.wantedNumber(w, item, true); ok && known {
+		if n, ok := d.wantedNumber(w, item, true); ok && known && d.possible(w, item, n) {
 			t.By = append(t.By, ByWant{d.pos(item.key), name, n})
 		}
 	}
@@ -93,14 +107,18 @@ func readControl(d *decoder, w *wantDraft, f field) {
 		d.fail(f.key, "clients: {"+firstOr(w.step.Clients, "CLIENT")+": {control: true, ...}}", "control: no client of the step has control: true")
 		return
 	}
-	if t := d.innerTraffic(w, f, trafficKeys()); t != nil {
+	most := int64(0)
+	if w.most > 0 {
+		most = int64(w.step.Count) * int64(d.controls(w.step.Clients))
+	}
+	if t := d.innerTraffic(w, f, trafficKeys(), most); t != nil {
 		w.traffic().Control = t
 	}
 }
 
 // readEach reads what is wanted of each client by itself.
 func readEach(d *decoder, w *wantDraft, f field) {
-	if t := d.innerTraffic(w, f, keysWithout(trafficKeys(), "each", "clients")); t != nil {
+	if t := d.innerTraffic(w, f, keysWithout(trafficKeys(), "each", "clients"), int64(w.step.Count)); t != nil {
 		w.traffic().Each = t
 	}
 }
@@ -109,8 +127,8 @@ func keysWithout(keys []key[*wantDraft], names ...string) []key[*wantDraft] {
 	return slices.DeleteFunc(keys, func(k key[*wantDraft]) bool { return slices.Contains(names, k.name) })
 }
 
-// innerTraffic reads a class, or a map of wants.
-func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft]) *TrafficWant {
+// innerTraffic reads a class, or a map of wants of at most so many requests, or 0.
+func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft], most int64) *TrafficWant {
 	if f.value.kind == scalar && f.value.text != "" {
 		return d.bareClass(f, f.name())
 	}
@@ -120,9 +138,20 @@ func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft]) *T
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, f.name()+": answered", "%s: an empty map", f.name())
 	}
-	inner := &wantDraft{Want: &Want{}, step: w.step, kind: w.kind, run: w.run}
+	inner := &wantDraft{Want: &Want{}, step: w.step, kind: w.kind, run: w.run, most: most}
 	readMap(d, f.name(), f.value.fields, keys, inner)
 	return inner.Traffic
+}
+
+// controls is how many of the clients have a control.
+func (d *decoder) controls(clients []string) int {
+	n := 0
+	for _, c := range clients {
+		if d.names.clients[c] != nil && d.names.clients[c].Control {
+			n++
+		}
+	}
+	return n
 }
 
 // controlled reports whether one of the clients has a control; names that are wrong count as if.

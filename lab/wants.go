@@ -13,6 +13,7 @@ type wantDraft struct {
 	step *stepDraft
 	kind *stepKind
 	run  *script
+	most int64 // requests that there can be, or 0 where that is not known
 }
 
 // wantKeys are what a step may demand.
@@ -52,6 +53,9 @@ func (d *decoder) readWant(s *stepDraft, kind *stepKind, run *script) {
 	f := s.want
 	w := &wantDraft{Want: &Want{Pos: d.pos(f.value)}, step: s, kind: kind, run: run}
 	s.Want = w.Want
+	if s.Kind == Query && len(s.Clients) >= len(s.own[string(Query)].value.items) { // none of them was wrong
+		w.most = int64(s.Count * len(s.Clients))
+	}
 	if f.value.kind == scalar && f.value.text != "" && s.sends() {
 		w.Traffic = d.bareClass(f, string(s.Kind))
 		return
