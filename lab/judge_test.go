@@ -62,8 +62,8 @@ func wanted(t *testing.T) *fake {
 func wantedLab(t *testing.T, where, want string) *lab.Lab {
 	t.Helper()
 	steps := []struct{ name, what string }{
-		{"ask", "query: [app, web, dead]"},
-		{"again", "query: [app, web, dead]"},
+		{"ask", "query: [app, web, dead], count: 2, every: 10ms"},
+		{"again", "query: [app, web, dead], count: 2, every: 10ms"},
 		{"odd", "query: app"},
 		{"begin", "start: app"},
 		{"backs", "backends: dns, set: pod-2"},
