@@ -64,7 +64,7 @@ func wantedLab(t *testing.T, where, want string) *lab.Lab {
 	steps := []struct{ name, what string }{
 		{"ask", "query: [app, web, dead], count: 2, every: 10ms"},
 		{"again", "query: [app, web, dead], count: 2, every: 10ms"},
-		{"odd", "query: app"},
+		{"odd", "query: app, count: 3, every: 10ms"},
 		{"begin", "start: app"},
 		{"backs", "backends: dns, set: pod-2"},
 		{"moved", "restart: s, on: pod-2, death: process"},

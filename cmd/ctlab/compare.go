@@ -27,7 +27,7 @@ func newCompare() *cobra.Command {
 		Long: `Plays each lab as it is and with each of its variants, and prints one table a lab: what was lost, for how
 long, which entries were deleted and which of them were healthy, and where the client's entry leads at the
 end. On this kernel (as root), or predicted. LAB is a file, or the name of a bundled lab.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error { return compareLabs(cmd, args, f) },
 	}
 	c.Flags().StringSliceVar(&f.variants, "variant", nil, "only these variants, beside the lab as it is")
@@ -48,7 +48,7 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 	if !slices.Contains([]string{"text", "markdown", "json"}, f.format) {
 		return exit(exitBadInput, fmt.Errorf("--format %q: there are text, markdown and json", f.format))
 	}
-	profile, _, err := prepared(cmd, args, "", f.kernel)
+	profile, _, err := prepared(cmd, args, "", f.kernel, f.jobs)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func newCheck() *cobra.Command {
 		Short: "validate labs and their variants, and say what comes near a boundary",
 		Long: `Validates labs with all their variants. Each is predicted as well, and what comes within 50 ms of a boundary
 (a flow's 2 s, an entry's end) is listed: a run, in real time, may see it on the other side.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var failed error
 			for _, arg := range args {
@@ -121,7 +121,7 @@ func newLabs() *cobra.Command {
 	return &cobra.Command{
 		Use:   "labs [NAME]",
 		Short: "list the bundled labs, or print one",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  arguments(0, 1, "name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			if len(args) == 1 {

@@ -18,7 +18,7 @@ func newReplay() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "replay TRACE...",
 		Short: "check recorded runs against the model, anywhere and without root",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  arguments(1, 0, "trace"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			profile, err := namedProfile(kernel)
 			if err != nil {

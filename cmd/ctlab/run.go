@@ -27,7 +27,7 @@ func newRun() *cobra.Command {
 		Short: "play labs on this kernel, with the model compared",
 		Long: `Plays labs on this kernel, in network namespaces of its own; nothing is made in the caller's. LAB is a
 file, or the name of a bundled lab (see ctlab labs). Needs root.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runLabs(cmd, args, f) },
 	}
 	c.Flags().StringVar(&f.variant, "variant", "", variantHelp)
@@ -46,7 +46,7 @@ func runLabs(cmd *cobra.Command, args []string, f runFlags) error {
 	if f.keep && f.jobs > 1 {
 		return exit(exitBadInput, errors.New("--keep and -j: only one network can be looked at"))
 	}
-	profile, all, err := prepared(cmd, args, f.variant, f.kernel)
+	profile, all, err := prepared(cmd, args, f.variant, f.kernel, f.jobs)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,10 @@ func runLabs(cmd *cobra.Command, args []string, f runFlags) error {
 }
 
 // prepared is what every command that plays labs begins with: the profile of --kernel, and the labs.
-func prepared(cmd *cobra.Command, args []string, variant, kernel string) (*model.Profile, []*lab.Lab, error) {
+func prepared(cmd *cobra.Command, args []string, variant, kernel string, jobs int) (*model.Profile, []*lab.Lab, error) {
+	if err := atLeastOne("-j", jobs); err != nil {
+		return nil, nil, err
+	}
 	profile, err := namedProfile(kernel)
 	if err != nil {
 		return nil, nil, exit(exitBadInput, err)
