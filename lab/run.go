@@ -37,6 +37,20 @@ func (s StepResult) OK() bool { return allMet(s.Wants) }
 // Own is the time that ctlab itself took: the whole run less the waits of the script.
 func (r *Result) Own() time.Duration { return r.Wall - r.Evidence.Waits }
 
+// Problem is why the run ended early and what went wrong when its network was taken down, in words, or "".
+func (r *Result) Problem() string {
+	if r.Verdict() != Interrupted {
+		if err := errors.Join(r.Err, r.CloseErr); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	if r.CloseErr != nil {
+		return "interrupted; at the end: " + r.CloseErr.Error()
+	}
+	return "interrupted"
+}
+
 // Wants counts the wants that were met, and all.
 func (r *Result) Wants() (met, all int) {
 	for _, s := range r.Steps {

@@ -52,7 +52,7 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 	if err != nil {
 		return err
 	}
-	all, err := withVariants(args, f.variants)
+	labs, err := withVariants(args, f.variants)
 	if err != nil {
 		return badInput(cmd.ErrOrStderr(), err)
 	}
@@ -63,14 +63,14 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 		}
 		p = onKernel(cmd, profile, false)
 	}
-	results, code, err := p.playAll(cmd.Context(), all, f.jobs, func(*lab.Result) error { return nil })
+	all, err := p.playAll(cmd.Context(), labs, f.jobs, func(*lab.Result) error { return nil })
 	if err != nil {
 		return err
 	}
-	if err := f.print(cmd, results, code); err != nil {
+	if err := f.print(cmd, all); err != nil {
 		return exit(exitBroken, fmt.Errorf("write table: %w", err))
 	}
-	return exit(code, nil)
+	return exit(all.code, nil)
 }
 
 // withVariants are labs with all their variants, or with some of them.
@@ -91,19 +91,19 @@ func withVariants(args, variants []string) ([]*lab.Lab, error) {
 	return all, nil
 }
 
-func (f compareFlags) print(cmd *cobra.Command, results []*lab.Result, code int) error {
+func (f compareFlags) print(cmd *cobra.Command, all played) error {
 	w := cmd.OutOrStdout()
-	var all []report.Comparison
-	for _, runs := range byLab(results) {
-		all = append(all, report.Compare(runs))
+	var tables []report.Comparison
+	for _, runs := range byLab(all.results) {
+		tables = append(tables, report.Compare(runs))
 	}
 	switch {
-	case f.fixes:
-		return report.Fixes(w, all)
+	case f.fixes && len(all.notBegun) == 0:
+		return report.Fixes(w, tables)
 	case f.format == "json":
-		return report.NewDocument("compare", results, all, code).Write(w)
+		return report.NewDocument("compare", all.results, tables, all.notBegun, all.code).Write(w)
 	}
-	for i, c := range all {
+	for i, c := range tables {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
@@ -111,7 +111,7 @@ func (f compareFlags) print(cmd *cobra.Command, results []*lab.Result, code int)
 			return err
 		}
 	}
-	return nil
+	return report.NotBegun(w, all.notBegun)
 }
 
 func (f compareFlags) table(w io.Writer, c report.Comparison, color bool) error {
@@ -125,7 +125,7 @@ func (f compareFlags) table(w io.Writer, c report.Comparison, color bool) error 
 func byLab(results []*lab.Result) [][]*lab.Result {
 	var out [][]*lab.Result
 	for _, r := range results {
-		if r.Lab.Variant == "" {
+		if r.Lab.Variant == "" || len(out) == 0 {
 			out = append(out, nil)
 		}
 		out[len(out)-1] = append(out[len(out)-1], r)

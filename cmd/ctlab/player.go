@@ -27,10 +27,18 @@ type player struct {
 
 func newPlayer(stderr io.Writer) *player { return &player{w: stderr, live: isTerminal(stderr)} }
 
+// played is what came of several labs.
+type played struct {
+	results  []*lab.Result
+	notBegun []string // labs and variants that an interrupt came before
+	code     int      // the exit code that outweighs the others
+}
+
 // playAll plays labs, n at once, and hands over each result in the order of the labs as soon as it is there.
-// It ends early when a lab cannot be played on this machine, and when it is interrupted. The code is the
-// exit code that outweighs the others.
-func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(*lab.Result) error) (results []*lab.Result, code int, err error) {
+// It ends early when a lab cannot be played on this machine. When it is interrupted, those that play are
+// handed over as far as they came.
+func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(*lab.Result) error) (played, error) {
+	var all played
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -44,7 +52,7 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		next <- i
 	}
 	close(next)
-	for range max(1, n) {
+	for range n {
 		wg.Go(func() {
 			for i := range next {
 				if ctx.Err() == nil {
@@ -57,24 +65,23 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 	for i := range labs {
 		r := <-pending[i]
 		if r == nil {
-			return results, exitInterrupted, nil
+			all.notBegun = append(all.notBegun, labName(labs[i]))
+			all.code = exitInterrupted
+			continue
 		}
 		p.done()
 		if err := cannotRun(r.Err); err != nil {
 			cancel()
-			return nil, 0, exit(exitCannotRun, err)
+			return all, exit(exitCannotRun, err)
 		}
-		results = append(results, r)
+		all.results = append(all.results, r)
 		if err := each(r); err != nil {
 			cancel()
-			return nil, 0, exit(exitBroken, err)
+			return all, exit(exitBroken, err)
 		}
-		code = worse(code, exitCode(r.Verdict()))
-		if code == exitInterrupted {
-			return results, code, nil
-		}
+		all.code = worse(all.code, exitCode(r.Verdict()))
 	}
-	return results, code, nil
+	return all, nil
 }
 
 func exitCode(v lab.Verdict) int {
@@ -204,14 +211,18 @@ func (o *outputs) write(cmd *cobra.Command, r *lab.Result, opt report.Options) e
 }
 
 // finish writes what is made of all results together, closes the files and gives the exit code.
-func (o *outputs) finish(cmd *cobra.Command, d report.Document, results []*lab.Result, code int) error {
+func (o *outputs) finish(cmd *cobra.Command, all played) error {
+	var err error
 	if o.json {
-		if err := d.Write(cmd.OutOrStdout()); err != nil {
-			return exit(exitBroken, fmt.Errorf("write JSON: %w", err))
-		}
+		err = report.NewDocument(cmd.Name(), all.results, nil, all.notBegun, all.code).Write(cmd.OutOrStdout())
+	} else {
+		err = report.NotBegun(cmd.OutOrStdout(), all.notBegun)
+	}
+	if err != nil {
+		return exit(exitBroken, fmt.Errorf("write report: %w", err))
 	}
 	if o.junitFile != nil {
-		if err := report.JUnit(o.junitFile, results); err != nil {
+		if err := report.JUnit(o.junitFile, all.results); err != nil {
 			return exit(exitBroken, fmt.Errorf("write JUnit report: %w", err))
 		}
 	}
@@ -223,5 +234,5 @@ func (o *outputs) finish(cmd *cobra.Command, d report.Document, results []*lab.R
 			return exit(exitBroken, fmt.Errorf("write %s: %w", f.Name(), err))
 		}
 	}
-	return exit(code, nil)
+	return exit(all.code, nil)
 }

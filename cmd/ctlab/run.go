@@ -46,7 +46,7 @@ func runLabs(cmd *cobra.Command, args []string, f runFlags) error {
 	if f.keep && f.jobs > 1 {
 		return exit(exitBadInput, errors.New("--keep and -j: only one network can be looked at"))
 	}
-	profile, all, err := prepared(cmd, args, f.variant, f.kernel, f.jobs)
+	profile, labs, err := prepared(cmd, args, f.variant, f.kernel, f.jobs)
 	if err != nil {
 		return err
 	}
@@ -57,13 +57,13 @@ func runLabs(cmd *cobra.Command, args []string, f runFlags) error {
 		return exit(exitBadInput, err)
 	}
 	p := onKernel(cmd, profile, f.keep)
-	results, code, err := p.playAll(cmd.Context(), all, f.jobs, func(r *lab.Result) error {
+	all, err := p.playAll(cmd.Context(), labs, f.jobs, func(r *lab.Result) error {
 		return f.out.write(cmd, r, report.Options{Color: useColor(cmd), Profile: f.profile})
 	})
 	if err != nil {
 		return err
 	}
-	return f.out.finish(cmd, report.NewDocument("run", results, nil, code), results, code)
+	return f.out.finish(cmd, all)
 }
 
 // prepared is what every command that plays labs begins with: the profile of --kernel, and the labs.

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -113,9 +112,7 @@ func newRow(r *lab.Result) Row {
 		}
 	}
 	row.WantsMet, row.Wants = r.Wants()
-	if err := errors.Join(r.Err, r.CloseErr); err != nil {
-		row.Err = err.Error()
-	}
+	row.Err = r.Problem()
 	return row
 }
 

@@ -3,7 +3,6 @@ package report
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -23,11 +22,12 @@ const DocumentVersion = 1
 // from the start of the first step where they are moments) or -seconds. Lists are never null; what has no
 // value is left out.
 type Document struct {
-	Version  int           `json:"ctlab"`    // version of the document
-	Command  string        `json:"command"`  // run, predict or compare
-	Runs     []jsonRun     `json:"runs"`     // each lab and variant that was played, in the order of playing
-	Compared []jsonCompare `json:"compared"` // compare: a table a lab
-	Exit     int           `json:"exit"`     // the exit code that ctlab ends with
+	Version  int           `json:"ctlab"`     // version of the document
+	Command  string        `json:"command"`   // run, predict or compare
+	Runs     []jsonRun     `json:"runs"`      // each lab and variant that was played, in the order of playing
+	Compared []jsonCompare `json:"compared"`  // compare: a table a lab
+	NotBegun []string      `json:"not-begun"` // labs and variants (LAB/VARIANT) that an interrupt came before
+	Exit     int           `json:"exit"`      // the exit code that ctlab ends with
 }
 
 type jsonRun struct {
@@ -248,8 +248,8 @@ type jsonRow struct {
 }
 
 // NewDocument makes the document of a command.
-func NewDocument(command string, runs []*lab.Result, compared []Comparison, exit int) Document {
-	return Document{Version: DocumentVersion, Command: command, Runs: each(runs, newJSONRun), Compared: each(compared, newJSONCompare), Exit: exit}
+func NewDocument(command string, runs []*lab.Result, compared []Comparison, notBegun []string, exit int) Document {
+	return Document{Version: DocumentVersion, Command: command, Runs: each(runs, newJSONRun), Compared: each(compared, newJSONCompare), NotBegun: each(notBegun, asString), Exit: exit}
 }
 
 // Write writes the document, indented, with a newline at the end. Control characters are escapes, also
@@ -309,9 +309,7 @@ func newJSONRun(r *lab.Result) jsonRun {
 	if !r.Setting.Simulated && r.Lab.SkipModel == "" {
 		run.Model = each(r.Comparisons, newJSONModel)
 	}
-	if err := errors.Join(r.Err, r.CloseErr); err != nil {
-		run.Error = err.Error()
-	}
+	run.Error = r.Problem()
 	return run
 }
 

@@ -431,6 +431,18 @@ func (t *text) compared() string {
 	return s
 }
 
+// NotBegun names the labs that an interrupt came before, if there are any.
+func NotBegun(w io.Writer, names []string) error {
+	t := &text{w: w}
+	if len(names) > 0 {
+		t.line("")
+		for i, l := range wrap(fmt.Sprintf("interrupted; %d not begun: %s", len(names), strings.Join(names, ", ")), columns-2) {
+			t.line("%s%s", strings.Repeat("  ", min(i, 1)), l)
+		}
+	}
+	return t.err
+}
+
 func notPlayed(r *lab.Result) int {
 	n := 0
 	for i := range r.Steps {
