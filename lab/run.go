@@ -110,9 +110,9 @@ type Progress func(what string)
 
 // Options of a run.
 type Options struct {
-	Profile  *model.Profile        // in place of the one that the world finds by probing
-	Progress Progress              // nil: nobody waits
-	Keep     func(context.Context) // called when the steps are over and the network still stands
+	Profile  *model.Profile                 // in place of the one that the world finds by probing
+	Progress Progress                       // nil: nobody waits
+	Keep     func(context.Context, *Result) // called with what there is so far when the steps are over and the network still stands
 }
 
 // Run plays a lab in a world. Whatever happens, the world is closed, and what was seen until then is in
@@ -131,7 +131,7 @@ func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
 	}
 	if opt.Keep != nil && !errors.Is(r.Err, context.Canceled) {
 		kept := time.Now()
-		opt.Keep(ctx)
+		opt.Keep(ctx, r)
 		start = start.Add(time.Since(kept)) // looking around is not part of the run
 	}
 	// Teardown has its own deadline and does not care that the run was interrupted.

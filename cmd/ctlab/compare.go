@@ -61,7 +61,7 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 		if err := able(); err != nil {
 			return err
 		}
-		p = onKernel(cmd, profile, false)
+		p = onKernel(cmd, profile, nil)
 	}
 	all, err := p.playAll(cmd.Context(), labs, f.jobs, func(*lab.Result) error { return nil })
 	if err != nil {

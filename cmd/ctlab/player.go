@@ -166,6 +166,7 @@ type outputs struct {
 
 	junitFile, traceFile *os.File
 	written              int
+	begun                *lab.Lab // whose steps were written, while its network stood
 }
 
 func (o *outputs) flags(c *cobra.Command) {
@@ -201,10 +202,27 @@ func (o *outputs) write(cmd *cobra.Command, r *lab.Result, opt report.Options) e
 	if o.json {
 		return nil
 	}
+	if o.begun != r.Lab {
+		if err := o.writeSteps(cmd, r, opt); err != nil {
+			return err
+		}
+	}
+	if err := report.Verdict(cmd.OutOrStdout(), r, opt); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+// writeSteps writes the text of a report as far as its steps.
+func (o *outputs) writeSteps(cmd *cobra.Command, r *lab.Result, opt report.Options) error {
+	o.begun = r.Lab
+	if o.json {
+		return nil
+	}
 	if o.written++; o.written > 1 {
 		fmt.Fprintln(cmd.OutOrStdout())
 	}
-	if err := report.Text(cmd.OutOrStdout(), r, opt); err != nil {
+	if err := report.Steps(cmd.OutOrStdout(), r, opt); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil

@@ -32,7 +32,7 @@ file, or the name of a bundled lab (see ctlab labs). Needs root.`,
 	}
 	c.Flags().StringVar(&f.variant, "variant", "", variantHelp)
 	c.Flags().StringVar(&f.kernel, "kernel", "", "the model's kernel, such as 5.10 (default: found by probing)")
-	c.Flags().BoolVar(&f.keep, "keep", false, "after the last step keep the network until Ctrl-C, to look around")
+	c.Flags().BoolVar(&f.keep, "keep", false, "after the last step report the steps, and keep the network until Ctrl-C, to look around; then comes the verdict")
 	c.Flags().BoolVar(&f.profile, "profile", false, "say where ctlab's own time went")
 	c.Flags().IntVarP(&f.jobs, "jobs", "j", 1, "how many labs and variants are played at once")
 	f.out.flags(c)
@@ -56,9 +56,13 @@ func runLabs(cmd *cobra.Command, args []string, f runFlags) error {
 	if err := f.out.open(); err != nil {
 		return exit(exitBadInput, err)
 	}
-	p := onKernel(cmd, profile, f.keep)
-	all, err := p.playAll(cmd.Context(), labs, f.jobs, func(r *lab.Result) error {
-		return f.out.write(cmd, r, report.Options{Color: useColor(cmd), Profile: f.profile})
+	opt := report.Options{Color: useColor(cmd), Profile: f.profile}
+	var steps func(*lab.Result) error
+	if f.keep {
+		steps = func(r *lab.Result) error { return f.out.writeSteps(cmd, r, opt) }
+	}
+	all, err := onKernel(cmd, profile, steps).playAll(cmd.Context(), labs, f.jobs, func(r *lab.Result) error {
+		return f.out.write(cmd, r, opt)
 	})
 	if err != nil {
 		return err
@@ -82,8 +86,9 @@ func prepared(cmd *cobra.Command, args []string, variant, kernel string, jobs in
 	return profile, all, nil
 }
 
-// onKernel plays labs on this kernel. What comes near a boundary is said before.
-func onKernel(cmd *cobra.Command, profile *model.Profile, keepIt bool) *player {
+// onKernel plays labs on this kernel. What comes near a boundary is said before. With steps, which reports
+// the steps of a run, the network is kept after that until Ctrl-C.
+func onKernel(cmd *cobra.Command, profile *model.Profile, steps func(*lab.Result) error) *player {
 	p := newPlayer(cmd.ErrOrStderr())
 	p.play = func(ctx context.Context, l *lab.Lab, say lab.Progress) *lab.Result {
 		margins, err := foresee(ctx, l, p.warn)
@@ -92,11 +97,19 @@ func onKernel(cmd *cobra.Command, profile *model.Profile, keepIt bool) *player {
 		}
 		opt := lab.Options{Profile: profile, Progress: say}
 		w, handles := newWorld(l)
-		if keepIt {
-			opt.Keep = func(ctx context.Context) { keep(ctx, cmd.ErrOrStderr(), handles()) }
+		var notSaid error
+		if steps != nil {
+			opt.Keep = func(ctx context.Context, r *lab.Result) {
+				r.Evidence.Margins = margins
+				p.done()
+				if notSaid = steps(r); notSaid == nil {
+					keep(ctx, cmd.ErrOrStderr(), handles())
+				}
+			}
 		}
 		r := lab.Run(ctx, l, w, opt)
 		r.Evidence.Margins = margins
+		r.CloseErr = errors.Join(r.CloseErr, notSaid)
 		return r
 	}
 	return p
@@ -104,7 +117,7 @@ func onKernel(cmd *cobra.Command, profile *model.Profile, keepIt bool) *player {
 
 // keep says how to look into the nodes, and waits for Ctrl-C.
 func keep(ctx context.Context, stderr io.Writer, handles []handle) {
-	fmt.Fprintln(stderr, "\nthe network stands until Ctrl-C; look into a node with:")
+	fmt.Fprintln(stderr, "\nthe network stands until Ctrl-C, after which comes the verdict; look into a node with:")
 	for _, h := range handles {
 		fmt.Fprintf(stderr, "  %-12s $ sudo nsenter --net=%s %s\n", h.node, h.path, h.command)
 	}

@@ -32,13 +32,32 @@ type text struct {
 
 // Text writes the report of a run.
 func Text(w io.Writer, r *lab.Result, opt Options) error {
-	t := &text{w: w, opt: opt, r: r, name: NewNames(r.Lab), past: newHistory(r)}
+	if err := Steps(w, r, opt); err != nil {
+		return err
+	}
+	return Verdict(w, r, opt)
+}
+
+// Steps writes the first part of a report: where the lab was played, and what came of its steps.
+func Steps(w io.Writer, r *lab.Result, opt Options) error {
+	t := newText(w, r, opt)
 	t.head()
 	t.steps()
+	return t.err
+}
+
+// Verdict writes the rest, for which the network must be gone: the tables at the end and their stories, the
+// comparison with the model, the verdict.
+func Verdict(w io.Writer, r *lab.Result, opt Options) error {
+	t := newText(w, r, opt)
 	t.stories()
 	t.differences()
 	t.verdict()
 	return t.err
+}
+
+func newText(w io.Writer, r *lab.Result, opt Options) *text {
+	return &text{w: w, opt: opt, r: r, name: NewNames(r.Lab), past: newHistory(r)}
 }
 
 func (t *text) line(format string, args ...any) {
