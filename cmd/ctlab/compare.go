@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,13 +49,23 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 	if !slices.Contains([]string{"text", "markdown", "json"}, f.format) {
 		return exit(exitBadInput, fmt.Errorf("--format %q: there are text, markdown and json", f.format))
 	}
-	profile, _, err := prepared(cmd, args, "", f.kernel, f.jobs)
-	if err != nil {
+	if err := atLeastOne("-j", f.jobs); err != nil {
 		return err
 	}
-	labs, err := withVariants(args, f.variants)
+	profile, err := namedProfile(f.kernel)
 	if err != nil {
-		return badInput(cmd.ErrOrStderr(), err)
+		return exit(exitBadInput, err)
+	}
+	loaded := map[string]time.Duration{}
+	var labs []*lab.Lab
+	for _, arg := range args {
+		began := time.Now()
+		all, err := withVariants(arg, f.variants)
+		if err != nil {
+			return badInput(cmd.ErrOrStderr(), err)
+		}
+		labs = append(labs, all...)
+		loaded[arg] = time.Since(began)
 	}
 	p := predicted(cmd, profile, f.seed)
 	if !f.sim {
@@ -67,35 +78,36 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := f.print(cmd, all); err != nil {
+	if err := f.print(cmd, all, loaded); err != nil {
 		return exit(exitBroken, fmt.Errorf("write table: %w", err))
 	}
 	return exit(all.code, nil)
 }
 
-// withVariants are labs with all their variants, or with some of them.
-func withVariants(args, variants []string) ([]*lab.Lab, error) {
+// withVariants is a lab with all its variants, or with some of them.
+func withVariants(arg string, variants []string) ([]*lab.Lab, error) {
 	if len(variants) == 0 {
-		return loadAll(args, "all")
+		return loadAll([]string{arg}, "all")
 	}
 	var all []*lab.Lab
-	for _, arg := range args {
-		for _, v := range append([]string{""}, variants...) {
-			l, err := loadLab(arg, v)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, l)
+	for _, v := range append([]string{""}, variants...) {
+		l, err := loadLab(arg, v)
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, l)
 	}
 	return all, nil
 }
 
-func (f compareFlags) print(cmd *cobra.Command, all played) error {
+// print writes the tables; loaded is the time that reading each lab took, which is part of what its table took.
+func (f compareFlags) print(cmd *cobra.Command, all played, loaded map[string]time.Duration) error {
 	w := cmd.OutOrStdout()
 	var tables []report.Comparison
 	for _, runs := range byLab(all.results) {
-		tables = append(tables, report.Compare(runs))
+		c := report.Compare(runs)
+		c.Took += loaded[c.File]
+		tables = append(tables, c)
 	}
 	switch {
 	case f.fixes && len(all.notBegun) == 0:

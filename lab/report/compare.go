@@ -19,7 +19,7 @@ type Comparison struct {
 	Kernel    string // release; "" of predictions
 	Profile   string // of the model
 	Simulated bool
-	Took      time.Duration // of all runs, one after the other
+	Took      time.Duration // of all runs, one after the other, and of reading the lab if that was timed
 	Rows      []Row         // the lab as it is comes first
 }
 

@@ -223,7 +223,7 @@ type jsonCompare struct {
 	Simulated bool      `json:"simulated"`         // predicted
 	Kernel    string    `json:"kernel,omitempty"`  // release
 	Profile   string    `json:"profile,omitempty"` // the kernel that the model follows
-	Took      int64     `json:"took-ns"`           // real time of all runs
+	Took      int64     `json:"took-ns"`           // real time of all runs, and of reading the lab
 	Rows      []jsonRow `json:"rows"`              // the lab as it is comes first
 }
 
