@@ -1,13 +1,14 @@
 package lab
 
 import (
+	"slices"
 	"strings"
 
 	"ctlab/checks"
 )
 
 func queryKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{{"count", readQueryCount}}, later[*stepDraft]("together", "sockets", "data")...)
+	return append([]key[*stepDraft]{{"count", "how many requests each client sends", wholeNumber(1, maxCount), readQueryCount}}, later[*stepDraft]("together", "sockets", "data")...)
 }
 
 func readQueryCount(d *decoder, s *stepDraft, f field) {
@@ -22,7 +23,7 @@ func readQuery(d *decoder, s *stepDraft, f field) {
 }
 
 func startKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{{"count", readQueryCount}}, later[*stepDraft]("sockets")...)
+	return append([]key[*stepDraft]{{"count", "how many requests each client sends; else until it is stopped", wholeNumber(1, maxCount), readQueryCount}}, later[*stepDraft]("sockets")...)
 }
 
 // readPrograms reads the clients and servers that are started or stopped.
@@ -83,7 +84,7 @@ func readStart(d *decoder, s *stepDraft, f field) {
 }
 
 func stopKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{{"since", readSince}, {"death", readDeath}}, later[*stepDraft]("sockets", "how")...)
+	return append([]key[*stepDraft]{{"since", "the step behind which its outcome begins", identifier, readSince}, {"death", "how a server goes away", deathShape, readDeath}}, later[*stepDraft]("sockets", "how")...)
 }
 
 func readStop(d *decoder, s *stepDraft, f field) {
@@ -106,9 +107,9 @@ func (s *stepDraft) sends() bool {
 
 func restartKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"on", func(d *decoder, s *stepDraft, f field) { s.On, _ = d.refer(f, "node") }},
-		{"death", readDeath},
-		{"follow", func(d *decoder, s *stepDraft, f field) {
+		{"on", "the node on which it comes back", identifier, func(d *decoder, s *stepDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"death", "how the old server goes away; address, and process where it stays on its node", deathShape, readDeath},
+		{"follow", "false: services keep their backends", boolean, func(d *decoder, s *stepDraft, f field) {
 			s.NoFollow = d.oneOf(f, []string{"true", "false"}) == "false"
 		}},
 	}
@@ -126,11 +127,15 @@ func readDeath(d *decoder, s *stepDraft, f field) {
 			d.fail(v, "{reuse: NODE}", "death: reuse by which node?")
 			return
 		}
+		if v := f.value; v.kind == scalar && v.text != "" && !slices.Contains(words, v.text) {
+			d.fail(v, checks.DidYouMean(v.text, words, ""), "death: %s is none of %s, {reuse: NODE}", checks.Quote(v.text), strings.Join(words, ", "))
+			return
+		}
 		s.Death = Death(d.oneOf(f, words))
 		return
 	}
 	if len(f.value.fields) != 1 || f.value.fields[0].name() != string(DeathReuse) {
-		d.fail(f.value, "{reuse: NODE}", "death: a map instead of one of %s", strings.Join(words, ", "))
+		d.fail(f.value, "{reuse: NODE}", "death: a map instead of {reuse: NODE}, or one of %s", strings.Join(words, ", "))
 		return
 	}
 	s.Death = DeathReuse

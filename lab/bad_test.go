@@ -74,7 +74,7 @@ func checkErrors(t *testing.T, src []byte, err error) {
 			t.Errorf("not three short lines:\n%s", e.Error())
 		}
 	}
-	if text := err.Error(); escape(strings.ReplaceAll(text, "\n", "")) != strings.ReplaceAll(text, "\n", "") {
+	if text := err.Error(); Escape(strings.ReplaceAll(text, "\n", "")) != strings.ReplaceAll(text, "\n", "") {
 		t.Errorf("control characters in %q", text)
 	}
 }

@@ -21,23 +21,23 @@ type clientDraft struct {
 
 func clientKeys() []key[*clientDraft] {
 	return append([]key[*clientDraft]{
-		{"on", func(d *decoder, c *clientDraft, f field) { c.On, _ = d.refer(f, "node") }},
-		{"control", func(d *decoder, c *clientDraft, f field) { c.Control = d.bool(f) }},
-		{"dns", (*decoder).clientDNS},
+		{"on", "the node on which it runs; else the one of its name", identifier, func(d *decoder, c *clientDraft, f field) { c.On, _ = d.refer(f, "node") }},
+		{"control", "true: beside every query one from a fresh port", boolean, func(d *decoder, c *clientDraft, f field) { c.Control = d.bool(f) }},
+		{"dns", "a client that asks for a name", object(clientDNSKeys(), "server"), (*decoder).clientDNS},
 	}, later[*clientDraft]("udp", "tcp", "exec")...)
 }
 
 func clientDNSKeys() []key[*clientDraft] {
 	return append([]key[*clientDraft]{
-		{"server", func(_ *decoder, c *clientDraft, f field) { c.server = f }},
-		{"name", func(d *decoder, c *clientDraft, f field) { c.Question = d.question(f) }},
-		{"source-port", func(d *decoder, c *clientDraft, f field) { c.source = f }},
-		{"timeout", func(d *decoder, c *clientDraft, f field) { c.Timeout = d.duration(f, false) }},
-		{"socket", func(d *decoder, c *clientDraft, f field) {
+		{"server", "a service, a node or an address, each perhaps with :PORT", placeWithPort, func(_ *decoder, c *clientDraft, f field) { c.server = f }},
+		{"name", "the name that it asks for", text, func(d *decoder, c *clientDraft, f field) { c.Question = d.question(f) }},
+		{"source-port", "a number, or fresh; else 40000, 40001, ... in the order of the file", sourcePortShape, func(d *decoder, c *clientDraft, f field) { c.source = f }},
+		{"timeout", "how long it waits for an answer; 1s", duration, func(d *decoder, c *clientDraft, f field) { c.Timeout = d.duration(f, false) }},
+		{"socket", "connected sockets hear of ICMP errors, and take answers from whom they ask only", words("connected", "unconnected"), func(d *decoder, c *clientDraft, f field) {
 			c.Connected = d.oneOf(f, []string{"connected", "unconnected"}) == "connected"
 		}},
-		{"source", func(_ *decoder, c *clientDraft, f field) { c.address = f }},
-		{"recverr", func(d *decoder, c *clientDraft, f field) { c.RecvErr = d.bool(f) }},
+		{"source", "one of its node's addresses, to which the socket is bound", address, func(_ *decoder, c *clientDraft, f field) { c.address = f }},
+		{"recverr", "true: IP_RECVERR, the socket hears of every ICMP error", boolean, func(d *decoder, c *clientDraft, f field) { c.RecvErr = d.bool(f) }},
 	}, later[*clientDraft]("types", "over")...)
 }
 

@@ -26,11 +26,14 @@ type decoder struct {
 	made     int                     // nodes that patterns and repetitions made
 }
 
-// key is a key of a map: how its value is read, or nil where the language has the key and ctlab does not
+// key is a key of a map: what it is for and what its value may be, in words for people and as the schema for
+// editors has it, and how the value is read. Without a reader the language has the key and ctlab does not
 // support it yet.
 type key[T any] struct {
-	name string
-	read func(d *decoder, into T, f field)
+	name  string
+	about string
+	value shape
+	read  func(d *decoder, into T, f field)
 }
 
 // later are keys of the language that are not supported yet.
@@ -136,13 +139,21 @@ func kebabCase(s string) string {
 	return b.String()
 }
 
-// some lists names for a hint, the first few of many.
+// some lists names for a hint: the first few of many, and none at a length that no name may have.
 func some(names []string) string {
 	const most = 12
-	if len(names) > most {
-		return strings.Join(names[:most], ", ") + ", ..."
+	var short []string
+	for i, n := range names {
+		if i == most {
+			short = append(short, "...")
+			break
+		}
+		if head, rest := splitRunes(n, maxName); rest != "" {
+			n = head + "..."
+		}
+		short = append(short, n)
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(short, ", ")
 }
 
 // isScalar reports a value that is no text; what says what is needed, such as "a time".

@@ -35,7 +35,7 @@ func (e Errors) Error() string {
 		b.WriteString(err.Error())
 	}
 	if len(e) >= maxErrors {
-		fmt.Fprintf(&b, "\n%s: that is %d errors; there may be more", escape(e[0].Pos.File), len(e))
+		fmt.Fprintf(&b, "\n%s: that is %d errors; there may be more", Escape(e[0].Pos.File), len(e))
 	}
 	return b.String()
 }
@@ -46,11 +46,9 @@ func (e *Error) Error() string {
 	shown, indent, width := excerpt(e.Line, e.Pos.Col, e.Len)
 	mark := strings.Repeat(" ", len(number)) + " | " + strings.Repeat(" ", indent) + "^" + strings.Repeat("~", width-1)
 	if e.Hint != "" {
-		mark += " " + escape(e.Hint)
+		mark += " " + Escape(e.Hint)
 	}
-	pos := e.Pos
-	pos.File = escape(pos.File)
-	return fmt.Sprintf("%s: %s\n%s | %s\n%s", pos, escape(e.Msg), number, shown, mark)
+	return fmt.Sprintf("%s: %s\n%s | %s\n%s", e.Pos, Escape(e.Msg), number, shown, mark)
 }
 
 // A source line of at most maxLine columns is shown whole; of a longer one so many columns around the
@@ -68,7 +66,7 @@ func excerpt(line string, col, length int) (shown string, indent, width int) {
 	marked, after := splitRunes(rest, length)
 	head, body, tail := before, marked, after
 	if len(line) <= maxLine*utf8.UTFMax {
-		head, body, tail = escape(before), escape(marked), escape(after)
+		head, body, tail = Escape(before), Escape(marked), Escape(after)
 	}
 	if columns(head)+columns(body)+columns(tail) > maxLine {
 		head, body = lastColumns(before, maxHead), firstColumns(marked, maxBody)
@@ -82,7 +80,7 @@ func columns(s string) int { return utf8.RuneCountInString(s) }
 // firstColumns escapes the beginning of a text that may be very long.
 func firstColumns(s string, n int) string {
 	first, _ := splitRunes(s, n+1)
-	if first = escape(first); columns(first) <= n {
+	if first = Escape(first); columns(first) <= n {
 		return first
 	}
 	first, _ = splitRunes(first, n-3)
@@ -91,7 +89,7 @@ func firstColumns(s string, n int) string {
 
 // lastColumns escapes the end of a text that may be very long.
 func lastColumns(s string, n int) string {
-	last := escape(lastRunes(s, n+1))
+	last := Escape(lastRunes(s, n+1))
 	if columns(last) <= n {
 		return last
 	}
@@ -116,9 +114,9 @@ func lastRunes(s string, n int) string {
 	return s[i:]
 }
 
-// escape makes control characters, invisible ones and broken UTF-8 visible, so that a file cannot write
-// to the terminal of whoever checks it.
-func escape(s string) string {
+// Escape makes control characters, line breaks, invisible characters and broken UTF-8 visible, so that a
+// file, a path or a program's output cannot write to the terminal of whoever looks at it.
+func Escape(s string) string {
 	var b strings.Builder
 	for i, r := range s {
 		switch {

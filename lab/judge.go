@@ -194,7 +194,7 @@ func firstLine(text string) string {
 	if rest != "" {
 		short += "..."
 	}
-	return escape(short)
+	return Escape(short)
 }
 
 // timed holds a time against a wanted range.

@@ -62,9 +62,9 @@ func wanted(t *testing.T) *fake {
 func wantedLab(t *testing.T, where, want string) *lab.Lab {
 	t.Helper()
 	steps := []struct{ name, what string }{
-		{"ask", "query: [app, web, dead]"},
-		{"again", "query: [app, web, dead]"},
-		{"odd", "query: app"},
+		{"ask", "query: [app, web, dead], count: 2, every: 10ms"},
+		{"again", "query: [app, web, dead], count: 2, every: 10ms"},
+		{"odd", "query: app, count: 3, every: 10ms"},
 		{"begin", "start: app"},
 		{"backs", "backends: dns, set: pod-2"},
 		{"moved", "restart: s, on: pod-2, death: process"},

@@ -17,7 +17,7 @@ func readWait(d *decoder, s *stepDraft, f field) {
 
 func sysctlKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"set", func(d *decoder, s *stepDraft, f field) {
+		{"set", "the settings and their values", settings, func(d *decoder, s *stepDraft, f field) {
 			if s.Sysctls = d.sysctls(f); f.value.kind == mapping && len(s.Sysctls) == 0 {
 				d.fail(f.value, "", "set: an empty map")
 			}
@@ -39,8 +39,8 @@ func (d *decoder) stepNeeds(s *stepDraft, key, hint string) {
 
 func tableKeys() []key[*stepDraft] {
 	return append([]key[*stepDraft]{
-		{"delete", (*decoder).readDelete},
-		{"flush", (*decoder).readFlush},
+		{"delete", "an entry line; all entries that match are deleted", ref("entry"), (*decoder).readDelete},
+		{"flush", "true: the whole table", words("true"), (*decoder).readFlush},
 	}, later[*stepDraft]("insert", "update", "until")...)
 }
 
@@ -84,7 +84,7 @@ func readCheck(d *decoder, s *stepDraft, f field) {
 }
 
 func checkKeys() []key[*stepDraft] {
-	return []key[*stepDraft]{{"since", readSince}}
+	return []key[*stepDraft]{{"since", "the step behind which counting begins", identifier, readSince}}
 }
 
 // readSince reads the name of a step before, behind which counting begins. That it exists is checked when

@@ -18,8 +18,8 @@ type Pos struct {
 	Line, Col int
 }
 
-// String is FILE:LINE:COL, which editors jump to.
-func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Col) }
+// String is FILE:LINE:COL, which editors jump to; it can be printed, whatever the file is called.
+func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", Escape(p.File), p.Line, p.Col) }
 
 // Lab is a validated lab: every name in it exists, every address is resolved. It does not change.
 type Lab struct {

@@ -7,34 +7,67 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 )
 
 // ReadFile reads and validates the lab file at path; see Load.
 func ReadFile(path, variant string) (*Lab, error) {
-	f, err := os.Open(path)
+	f, err := OpenFile(path)
 	if err != nil {
-		return nil, fileError(path, err)
+		return nil, err
 	}
 	defer f.Close()
-	// A file that grows, a pipe or a device has no size worth asking for, so one byte too many is read.
-	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	src, err := io.ReadAll(io.LimitReader(f, maxSize+1)) // one byte too many says enough of a large file
 	if err != nil {
 		return nil, fileError(path, err)
 	}
 	return Load(path, src, variant)
 }
 
+// OpenFile opens a file for reading. Whatever is no plain file is refused before it is opened: opening a
+// named pipe waits for its writer, perhaps for ever, and a device may have no end.
+func OpenFile(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return nil, fmt.Errorf("%s: a folder, not a file", Escape(path))
+	case !mode.IsRegular():
+		return nil, fmt.Errorf("%s: %s, not a file; write what it gives to a file first", Escape(path), special(mode))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	return f, nil
+}
+
+// special is what a file is that is neither a plain one nor a folder.
+func special(mode fs.FileMode) string {
+	switch {
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
+}
+
+// fileError names the file once, in words; the system's own text, where it is shown, is without the path.
 func fileError(path string, err error) error {
+	path = Escape(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: no such file: %w", path, fs.ErrNotExist)
+		return fmt.Errorf("%s: no such file", path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: not readable: %w", path, fs.ErrPermission)
-	case errors.Is(err, syscall.EISDIR):
-		return fmt.Errorf("%s: a folder, not a lab file", path)
+		return fmt.Errorf("%s: not readable", path)
 	}
-	return err
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 // Load reads and validates a lab. With a variant it is the lab that the variant makes; without one it is
@@ -82,6 +115,7 @@ func decode(s *source, root *node, all []string, variant string) *decoder {
 		sections: map[string]*node{}, broken: map[string]bool{}, variants: all, variant: variant,
 	}
 	if d.isMap("the file", root, "a map that begins with lab: NAME") {
+		d.made = size(root)
 		d.top(d.expand(root))
 	}
 	return d
@@ -91,22 +125,22 @@ func decode(s *source, root *node, all []string, variant string) *decoder {
 // read in an order of their own.
 func topKeys() []key[*Lab] {
 	return append([]key[*Lab]{
-		{"lab", func(d *decoder, l *Lab, f field) {
+		{"lab", "the lab's name", identifier, func(d *decoder, l *Lab, f field) {
 			if d.isScalar(f, "the lab's name") && d.isName(f.value, "lab") {
 				l.Name = f.value.text
 			}
 		}},
-		{"about", func(d *decoder, l *Lab, f field) { l.About = d.text(f) }},
-		{"says", func(d *decoder, l *Lab, f field) { l.Says = d.texts(f) }},
-		{"why", readWhy},
-		{"refs", func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
-		{"model", readModel},
-		{"nodes", section(mapping, "a map of nodes by their names")},
-		{"services", section(mapping, "a map of services by their names")},
-		{"servers", section(mapping, "a map of servers by their names")},
-		{"clients", section(mapping, "a map of clients by their names")},
-		{"steps", section(sequence, "a list of steps")},
-		{"variants", func(*decoder, *Lab, field) {}}, // read before the rest
+		{"about", "in a sentence what the lab is about", line, func(d *decoder, l *Lab, f field) { l.About = d.text(f) }},
+		{"says", "what people who have the problem say", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Says = d.texts(f) }},
+		{"why", "the mechanism, in as many lines as it takes", text, readWhy},
+		{"refs", "issues, pull requests, pages", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
+		{"model", "how the model takes part", object(modelKeys()), readModel},
+		{"nodes", "network namespaces by their names; NAME-{1..40} stands for forty", named(object(nodeKeys())), section(mapping, "a map of nodes by their names")},
+		{"services", "VIPs by their names", named(object(serviceKeys(), "ports")), section(mapping, "a map of services by their names")},
+		{"servers", "programs that answer, by their names", named(object(serverKeys(), "on")), section(mapping, "a map of servers by their names")},
+		{"clients", "programs that ask, by their names", named(object(clientKeys())), section(mapping, "a map of clients by their names")},
+		{"steps", "what happens, in this order", steps, section(sequence, "a list of steps")},
+		{"variants", "other forms of the lab: maps of a path, such as steps.NAME.want, and the value that replaces what is there", variantsShape, func(*decoder, *Lab, field) {}}, // read before the rest
 	}, later[*Lab]("needs", "include", "links")...)
 }
 
@@ -127,14 +161,17 @@ func readWhy(d *decoder, l *Lab, f field) {
 	}
 }
 
+func modelKeys() []key[*Lab] {
+	return append([]key[*Lab]{
+		{"skip", "why the model is left out", line, func(d *decoder, l *Lab, f field) { l.SkipModel = d.text(f) }},
+	}, later[*Lab]("kernel")...)
+}
+
 func readModel(d *decoder, l *Lab, f field) {
 	if !d.isMap(f.name(), f.value, "a map, such as {skip: WHY}") {
 		return
 	}
-	keys := append([]key[*Lab]{
-		{"skip", func(d *decoder, l *Lab, f field) { l.SkipModel = d.text(f) }},
-	}, later[*Lab]("kernel")...)
-	readMap(d, "model", f.value.fields, keys, l)
+	readMap(d, "model", f.value.fields, modelKeys(), l)
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "model: {skip: WHY}", "model: an empty map")
 	}

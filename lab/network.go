@@ -9,9 +9,9 @@ import (
 
 func backendsKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"set", func(d *decoder, s *stepDraft, f field) { s.Set, s.HasSet = d.backends(f), true }},
-		{"add", func(d *decoder, s *stepDraft, f field) { s.Add = d.hosts(f) }},
-		{"remove", func(d *decoder, s *stepDraft, f field) { s.Remove = d.hosts(f) }},
+		{"set", "all its backends from now on", backendsShape, func(d *decoder, s *stepDraft, f field) { s.Set, s.HasSet = d.backends(f), true }},
+		{"add", "further backends", oneOrMore(nameOrGlob), func(d *decoder, s *stepDraft, f field) { s.Add = d.hosts(f) }},
+		{"remove", "backends that go", oneOrMore(nameOrGlob), func(d *decoder, s *stepDraft, f field) { s.Remove = d.hosts(f) }},
 	}
 }
 
@@ -30,16 +30,16 @@ func readSetBackends(d *decoder, s *stepDraft, f field) {
 
 func rulesKeys() []key[*stepDraft] {
 	return append([]key[*stepDraft]{
-		{"change", func(d *decoder, s *stepDraft, f field) {
+		{"change", "lines as typed after iptables", text, func(d *decoder, s *stepDraft, f field) {
 			if !d.isScalar(f, "lines as typed after iptables") || d.isCut(f) {
 				return
 			}
 			if _, err := service.Lines("", f.value.text); err != nil {
-				d.fail(f.value, "replace takes what iptables-save prints", "change: %s", err)
+				d.failRules(f.value, "replace takes what iptables-save prints", "change", err)
 			}
 			s.Change = f.value.text
 		}},
-		{"replace", func(d *decoder, s *stepDraft, f field) {
+		{"replace", "all of the lab's own rules from now on, or none", rules, func(d *decoder, s *stepDraft, f field) {
 			s.HasReplace = true
 			if !isNone(f.value) {
 				s.Replace = d.rulesTexts(f)
@@ -113,7 +113,7 @@ func (d *decoder) linkEnd(s *stepDraft, f field, dev string) *Node {
 
 func linkKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"set", func(d *decoder, s *stepDraft, f field) { s.LinkState = d.oneOf(f, []string{"up", "down", "gone"}) }},
+		{"set", "what becomes of it", words("up", "down", "gone"), func(d *decoder, s *stepDraft, f field) { s.LinkState = d.oneOf(f, []string{"up", "down", "gone"}) }},
 	}
 }
 
@@ -126,8 +126,8 @@ func readSetLink(d *decoder, s *stepDraft, f field) {
 
 func addressKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"add", func(d *decoder, s *stepDraft, f field) { s.AddAddress = d.prefixes(f) }},
-		{"del", func(d *decoder, s *stepDraft, f field) { s.DelAddress = d.prefixes(f) }},
+		{"add", "addresses that it gets", oneOrMore(addressOrPrefix), func(d *decoder, s *stepDraft, f field) { s.AddAddress = d.prefixes(f) }},
+		{"del", "addresses that it loses", oneOrMore(addressOrPrefix), func(d *decoder, s *stepDraft, f field) { s.DelAddress = d.prefixes(f) }},
 	}
 }
 
@@ -152,7 +152,11 @@ func readSetAddress(d *decoder, s *stepDraft, f field) {
 // routeKeys only know their names: which route is meant depends on the node, see readSetRoute.
 func routeKeys() []key[*stepDraft] {
 	ignore := func(*decoder, *stepDraft, field) {}
-	return []key[*stepDraft]{{"add", ignore}, {"del", ignore}, {"replace", ignore}}
+	return []key[*stepDraft]{
+		{"add", "routes that it gets, as after ip route add", oneOrMore(route), ignore},
+		{"del", "routes that it loses", oneOrMore(route), ignore},
+		{"replace", "routes in place of those to the same destination", oneOrMore(route), ignore},
+	}
 }
 
 func readSetRoute(d *decoder, s *stepDraft, f field) {
@@ -178,7 +182,7 @@ func readSetRoute(d *decoder, s *stepDraft, f field) {
 
 func execKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"on", func(d *decoder, s *stepDraft, f field) {
+		{"on", "the node in which it runs; the only router by itself", identifier, func(d *decoder, s *stepDraft, f field) {
 			if name, ok := d.refer(f, "node"); ok {
 				s.Nodes = []string{name}
 			}

@@ -24,20 +24,20 @@ type nodeDraft struct {
 
 func nodeKeys() []key[*nodeDraft] {
 	return append([]key[*nodeDraft]{
-		{"kind", func(d *decoder, n *nodeDraft, f field) { n.kind = d.oneOf(f, []string{"host", "router"}, "wire") }},
-		{"uplink", func(_ *decoder, n *nodeDraft, f field) { n.uplink = f }},
-		{"address", func(_ *decoder, n *nodeDraft, f field) { n.address = f }},
-		{"local", (*decoder).readLocal},
-		{"overlaps", func(d *decoder, n *nodeDraft, f field) {
+		{"kind", "a router forwards and is tracked; hosts hang on it", words("host", "router"), func(d *decoder, n *nodeDraft, f field) { n.kind = d.oneOf(f, []string{"host", "router"}, "wire") }},
+		{"uplink", "the router that a host hangs on; the only one by itself", identifier, func(_ *decoder, n *nodeDraft, f field) { n.uplink = f }},
+		{"address", "of a host's eth0, one or several, such as 10.244.1.10/24; else the next free one of 10.244.0.0/16", oneOrMore(addressWithLength), func(_ *decoder, n *nodeDraft, f field) { n.address = f }},
+		{"local", "addresses on lo", orNone(oneOrMore(addressOrPrefix)), (*decoder).readLocal},
+		{"overlaps", "nodes whose address it repeats on purpose", oneOrMore(nameOrGlob), func(d *decoder, n *nodeDraft, f field) {
 			n.overlaps = map[string]bool{}
 			for _, other := range d.distinct(f, "node") {
 				n.overlaps[other] = true
 			}
 		}},
-		{"routes", func(_ *decoder, n *nodeDraft, f field) { n.routes = f }},
-		{"rules", func(_ *decoder, n *nodeDraft, f field) { n.rules = f }},
-		{"sysctls", func(d *decoder, n *nodeDraft, f field) { n.Sysctls = d.sysctls(f) }},
-		{"anchor", func(d *decoder, n *nodeDraft, f field) { n.anchor = d.oneOf(f, []string{"true", "false"}) }},
+		{"routes", "besides those of its links, as after ip route add", orNone(oneOrMore(route)), func(_ *decoder, n *nodeDraft, f field) { n.routes = f }},
+		{"rules", "a router's own iptables rules: lines as typed after iptables, or iptables-save text, or a map of named ones", rules, func(_ *decoder, n *nodeDraft, f field) { n.rules = f }},
+		{"sysctls", "settings below net.", settings, func(d *decoder, n *nodeDraft, f field) { n.Sysctls = d.sysctls(f) }},
+		{"anchor", "a rule that keeps tracking on; true on routers", boolean, func(d *decoder, n *nodeDraft, f field) { n.anchor = d.oneOf(f, []string{"true", "false"}) }},
 	}, later[*nodeDraft]("bridges", "ip-rules", "rules6", "sets", "silent", "mtu")...)
 }
 

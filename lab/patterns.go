@@ -78,8 +78,9 @@ func globMatches(glob, name string) bool {
 	return ok && strings.HasSuffix(rest, parts[len(parts)-1])
 }
 
-// maxMade bounds how much patterns, globs and repetitions may make of a file, as weight counts it.
-const maxMade = 500000
+// maxMade bounds how much patterns, globs and repetitions may make of a file, with what the file has
+// itself, as weight counts it.
+const maxMade = 300000
 
 // weight of a tree: its nodes, and what their texts hold.
 func weight(n *node) int {

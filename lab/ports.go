@@ -50,13 +50,13 @@ func portKeys() []key[*portDraft] {
 		}
 	}
 	return []key[*portDraft]{
-		{"port", number(func(p *Port) *uint16 { return &p.Number })},
-		{"target-port", number(func(p *Port) *uint16 { return &p.Target })},
-		{"node-port", number(func(p *Port) *uint16 { return &p.NodePort })},
-		{"protocol", func(d *decoder, p *portDraft, f field) {
+		{"port", "of the VIP", wholeNumber(1, 65535), number(func(p *Port) *uint16 { return &p.Number })},
+		{"target-port", "of the backends; else the same", wholeNumber(1, 65535), number(func(p *Port) *uint16 { return &p.Target })},
+		{"node-port", "of the routers' own addresses", wholeNumber(1, 65535), number(func(p *Port) *uint16 { return &p.NodePort })},
+		{"protocol", "udp or tcp", words("udp", "tcp"), func(d *decoder, p *portDraft, f field) {
 			p.Proto = portProtocol(d.oneOf(f, []string{"udp", "tcp"}, "sctp"))
 		}},
-		{"name", func(d *decoder, p *portDraft, f field) {
+		{"name", "of the port", identifier, func(d *decoder, p *portDraft, f field) {
 			if d.isScalar(f, "a name") && d.isName(f.value, "name") {
 				p.Name = f.value.text
 			}

@@ -36,6 +36,20 @@ func (s StepResult) OK() bool { return allMet(s.Wants) }
 // Own is the time that ctlab itself took: the whole run less the waits of the script.
 func (r *Result) Own() time.Duration { return r.Wall - r.Evidence.Waits }
 
+// Problem is why the run ended early and what went wrong when its network was taken down, in words, or "".
+func (r *Result) Problem() string {
+	if r.Verdict() != Interrupted {
+		if err := errors.Join(r.Err, r.CloseErr); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	if r.CloseErr != nil {
+		return "interrupted; at the end: " + r.CloseErr.Error()
+	}
+	return "interrupted"
+}
+
 // Wants counts the wants that were met, and all.
 func (r *Result) Wants() (met, all int) {
 	for _, s := range r.Steps {
@@ -113,9 +127,9 @@ type Progress func(what string)
 
 // Options of a run.
 type Options struct {
-	Profile  *model.Profile        // in place of the one that the world finds by probing
-	Progress Progress              // nil: nobody waits
-	Keep     func(context.Context) // called when the steps are over and the network still stands
+	Profile  *model.Profile                 // in place of the one that the world finds by probing
+	Progress Progress                       // nil: nobody waits
+	Keep     func(context.Context, *Result) // called with what there is so far when the steps are over and the network still stands
 }
 
 // Run plays a lab in a world. Whatever happens, the world is closed, and what was seen until then is in
@@ -134,7 +148,7 @@ func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
 	}
 	if opt.Keep != nil && !errors.Is(r.Err, context.Canceled) {
 		kept := time.Now()
-		opt.Keep(ctx)
+		opt.Keep(ctx, r)
 		start = start.Add(time.Since(kept)) // looking around is not part of the run
 	}
 	// Teardown has its own deadline and does not care that the run was interrupted.

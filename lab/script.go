@@ -1,18 +1,22 @@
 package lab
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // script is what is known while the steps are read in their order.
 type script struct {
 	named   map[string]*stepDraft // the steps so far
 	names   map[string]int        // the line of every step's name
 	clock   clock
-	where   map[string]string // on which node a server is after the steps so far, running or not
-	running sockets           // the servers that run
-	gone    map[string]int    // nodes that have lost their address, and the line of the step
-	given   map[given]bool    // addresses that steps gave to nodes
-	asking  map[string]int    // clients that ask until they are stopped, and the line of the start
-	started map[string]bool   // clients that were started and not stopped
+	where   map[string]string   // on which node a server is after the steps so far, running or not
+	running sockets             // the servers that run
+	gone    map[string]int      // nodes that have lost their address, and the line of the step
+	given   map[given]bool      // addresses that steps gave to nodes
+	asking  map[string]int      // clients that ask until they are stopped, and the line of the start
+	started map[string]bool     // clients that were started and not stopped
+	backs   map[string][]string // the backends of each service after the steps so far
 }
 
 type given struct {
@@ -22,7 +26,10 @@ type given struct {
 
 func newScript(d *decoder, items []*node) *script {
 	run := &script{named: map[string]*stepDraft{}, names: stepNames(items), gone: map[string]int{}, where: map[string]string{},
-		running: sockets{}, given: map[given]bool{}, asking: map[string]int{}, started: map[string]bool{}}
+		running: sockets{}, given: map[given]bool{}, asking: map[string]int{}, started: map[string]bool{}, backs: map[string][]string{}}
+	for _, s := range d.lab.Services {
+		run.backs[s.Name] = s.Backends
+	}
 	for _, s := range d.lab.Servers {
 		run.where[s.Name] = s.On
 		if !s.Stopped {
@@ -45,6 +52,48 @@ func (d *decoder) play(s *stepDraft, run *script) {
 		d.playQuery(s, run)
 	case SetAddress:
 		d.playAddress(s, run)
+	case SetBackends:
+		d.playBackends(s, run)
+	}
+}
+
+// playBackends reports backends that are taken away where they are not.
+func (d *decoder) playBackends(s *stepDraft, run *script) {
+	if _, known := run.backs[s.Service]; !known {
+		return // reported
+	}
+	if s.HasSet {
+		run.backs[s.Service] = s.Set
+		return
+	}
+	var next []string
+	for _, name := range append(slices.Clone(run.backs[s.Service]), s.Add...) {
+		if !slices.Contains(s.Remove, name) {
+			next = append(next, name)
+		}
+	}
+	for _, name := range s.Remove {
+		if now := run.backs[s.Service]; !slices.Contains(now, name) {
+			hint := s.Service + " has none then"
+			if len(now) > 0 {
+				hint = "its backends then: " + some(now)
+			}
+			d.fail(s.own["remove"].value, hint, "remove: %s is no backend of %s", name, s.Service)
+		}
+	}
+	run.backs[s.Service] = next
+}
+
+// follows lets the services of a server that moves have its new node for a backend.
+func (s *stepDraft) follows(run *script, from string) {
+	if s.NoFollow || s.On == from {
+		return
+	}
+	for name, now := range run.backs {
+		if i := slices.Index(now, from); i >= 0 {
+			run.backs[name] = slices.Clone(now)
+			run.backs[name][i] = s.On
+		}
 	}
 }
 
@@ -153,6 +202,7 @@ func (d *decoder) playRestart(s *stepDraft, run *script) {
 		d.canRun(s, at, run, server, s.On)
 	}
 	d.dies(s, run, from)
+	s.follows(run, from)
 	run.where[s.Server], run.running[server] = s.On, s.On
 }
 

@@ -19,18 +19,21 @@ type serverDraft struct {
 
 func serverKeys() []key[*serverDraft] {
 	return append([]key[*serverDraft]{
-		{"on", func(d *decoder, s *serverDraft, f field) { s.On, _ = d.refer(f, "node") }},
-		{"listen", func(_ *decoder, s *serverDraft, f field) { s.listen = f }},
-		{"autostart", func(d *decoder, s *serverDraft, f field) {
+		{"on", "the node on which it runs", identifier, func(d *decoder, s *serverDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"listen", "an address, any, a port, or ADDRESS:PORT; else its node's address and port 53", listenShape, func(_ *decoder, s *serverDraft, f field) { s.listen = f }},
+		{"autostart", "false: a start step starts it", boolean, func(d *decoder, s *serverDraft, f field) {
 			s.Stopped = d.oneOf(f, []string{"true", "false"}) == "false"
 		}},
-		{"dns", func(d *decoder, s *serverDraft, f field) {
+		{"dns", "the built-in DNS server; {} answers every name and says who it is", object(serverDNSKeys()), func(d *decoder, s *serverDraft, f field) {
 			if d.isMap("servers."+s.Name+".dns", f.value, "a map; {} answers every name") {
-				keys := later[*serverDraft]("zone", "records", "delay", "rcode", "ttl")
-				readMap(d, "servers."+s.Name+".dns", f.value.fields, keys, s)
+				readMap(d, "servers."+s.Name+".dns", f.value.fields, serverDNSKeys(), s)
 			}
 		}},
 	}, later[*serverDraft]("echo", "exec", "ready")...)
+}
+
+func serverDNSKeys() []key[*serverDraft] {
+	return later[*serverDraft]("zone", "records", "delay", "rcode", "ttl")
 }
 
 func (d *decoder) readServers() {

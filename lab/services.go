@@ -18,25 +18,25 @@ type serviceDraft struct {
 
 func serviceKeys() []key[*serviceDraft] {
 	return append([]key[*serviceDraft]{
-		{"on", func(_ *decoder, s *serviceDraft, f field) { s.on = f }},
-		{"vip", func(_ *decoder, s *serviceDraft, f field) { s.vip = f }},
-		{"ports", func(d *decoder, s *serviceDraft, f field) { s.Ports = d.ports(f) }},
-		{"backends", func(d *decoder, s *serviceDraft, f field) { s.Backends = d.backends(f) }},
-		{"style", func(d *decoder, s *serviceDraft, f field) {
+		{"on", "routers that get its rules; the only one by itself", oneOrMore(nameOrGlob), func(_ *decoder, s *serviceDraft, f field) { s.on = f }},
+		{"vip", "its address; else the next free one of 10.96.0.10 and up", address, func(_ *decoder, s *serviceDraft, f field) { s.vip = f }},
+		{"ports", "such as 53/udp, or {port, protocol, target-port, node-port, name}", oneOrMore(either(portShape, object(portKeys(), "port", "protocol"))), func(d *decoder, s *serviceDraft, f field) { s.Ports = d.ports(f) }},
+		{"backends", "the hosts that it sends to, or none", backendsShape, func(d *decoder, s *serviceDraft, f field) { s.Backends = d.backends(f) }},
+		{"style", "whose rules: plain DNAT rules, or kube-proxy's chains", words(string(service.DNAT), string(service.KubeProxy)), func(d *decoder, s *serviceDraft, f field) {
 			s.Style = service.Style(d.oneOf(f, []string{string(service.DNAT), string(service.KubeProxy)}, "nftables"))
 		}},
-		{"balance", func(d *decoder, s *serviceDraft, f field) { s.Balance = d.oneOf(f, []string{"random", "nth"}) }},
-		{"empty", func(d *decoder, s *serviceDraft, f field) {
+		{"balance", "how rules choose among backends", words("random", "nth"), func(d *decoder, s *serviceDraft, f field) { s.Balance = d.oneOf(f, []string{"random", "nth"}) }},
+		{"empty", "what becomes of packets while there is no backend; kube-proxy: reject, else nothing", words(string(service.Nothing), string(service.Reject), string(service.Drop)), func(d *decoder, s *serviceDraft, f field) {
 			s.Empty = service.Empty(d.oneOf(f, []string{string(service.Nothing), string(service.Reject), string(service.Drop)}))
 			s.emptyGiven = true
 		}},
-		{"masquerade", func(d *decoder, s *serviceDraft, f field) {
+		{"masquerade", "which packets get the router's address as their source; auto: as the style does", words(string(service.MasqueradeAuto), string(service.MasqueradeAll), string(service.MasqueradeNone)), func(d *decoder, s *serviceDraft, f field) {
 			words := []string{string(service.MasqueradeAuto), string(service.MasqueradeAll), string(service.MasqueradeNone)}
 			s.Masquerade = service.Masquerade(d.oneOf(f, words))
 		}},
-		{"cleanup", readCleanup},
-		{"external-ips", func(d *decoder, s *serviceDraft, f field) { s.ExternalIPs = d.addrs(f) }},
-		{"load-balancer-ips", func(d *decoder, s *serviceDraft, f field) { s.LoadBalancerIPs = d.addrs(f) }},
+		{"cleanup", "which stale entries are deleted when backends change: a mode, or {mode, order, delay}", either(words(cleanupModes()...), object(cleanupKeys(), "mode")), readCleanup},
+		{"external-ips", "further addresses of the service", orNone(oneOrMore(address)), func(d *decoder, s *serviceDraft, f field) { s.ExternalIPs = d.addrs(f) }},
+		{"load-balancer-ips", "further addresses of the service", orNone(oneOrMore(address)), func(d *decoder, s *serviceDraft, f field) { s.LoadBalancerIPs = d.addrs(f) }},
 	}, later[*serviceDraft]("session-affinity", "external-traffic-policy", "internal-traffic-policy")...)
 }
 
@@ -54,15 +54,19 @@ func readCleanup(d *decoder, s *serviceDraft, f field) {
 		s.Cleanup.Mode = service.Mode(d.oneOf(f, cleanupModes()))
 		return
 	}
-	readMap(d, "cleanup", f.value.fields, []key[*Cleanup]{
-		{"mode", func(d *decoder, c *Cleanup, f field) { c.Mode = service.Mode(d.oneOf(f, cleanupModes())) }},
-		{"order", func(d *decoder, c *Cleanup, f field) {
-			c.CleanupFirst = d.oneOf(f, []string{"rules-first", "cleanup-first"}) == "cleanup-first"
-		}},
-		{"delay", func(d *decoder, c *Cleanup, f field) { c.Delay = d.duration(f, true) }},
-	}, &s.Cleanup)
+	readMap(d, "cleanup", f.value.fields, cleanupKeys(), &s.Cleanup)
 	if f.value.find("mode") < 0 {
 		d.fail(f.value, "mode: "+string(service.ReconcileCurrent), "cleanup: \"mode\" is missing")
+	}
+}
+
+func cleanupKeys() []key[*Cleanup] {
+	return []key[*Cleanup]{
+		{"mode", "as which version of kube-proxy deletes", words(cleanupModes()...), func(d *decoder, c *Cleanup, f field) { c.Mode = service.Mode(d.oneOf(f, cleanupModes())) }},
+		{"order", "rules change first, or entries are deleted first", words("rules-first", "cleanup-first"), func(d *decoder, c *Cleanup, f field) {
+			c.CleanupFirst = d.oneOf(f, []string{"rules-first", "cleanup-first"}) == "cleanup-first"
+		}},
+		{"delay", "between the two", duration, func(d *decoder, c *Cleanup, f field) { c.Delay = d.duration(f, true) }},
 	}
 }
 

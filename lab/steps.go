@@ -27,6 +27,7 @@ type stepDraft struct {
 type stepKind struct {
 	name    Kind
 	does    string
+	value   shape // of its key
 	read    func(d *decoder, s *stepDraft, f field)
 	keys    []key[*stepDraft]
 	traffic bool // it sends requests
@@ -36,20 +37,20 @@ type stepKind struct {
 // stepKinds is the whole vocabulary of steps, in the order in which it is shown.
 func stepKinds() []stepKind {
 	return append([]stepKind{
-		{name: Query, does: "clients send requests and wait for what becomes of them", read: readQuery, keys: queryKeys(), traffic: true},
-		{name: Start, does: "clients ask in the background; servers start", read: readStart, keys: startKeys()},
-		{name: Stop, does: "clients stop asking, and are judged; servers end", read: readStop, keys: stopKeys(), traffic: true, deletes: true},
-		{name: Restart, does: "a server ends and comes back, perhaps on another node", read: readRestart, keys: restartKeys(), deletes: true},
-		{name: SetBackends, does: "a service gets other backends", read: readSetBackends, keys: backendsKeys(), deletes: true},
-		{name: SetRules, does: "the lab's own rules change", read: readSetRules, keys: rulesKeys()},
-		{name: SetSysctl, does: "settings change", read: readSetSysctl, keys: sysctlKeys()},
-		{name: SetLink, does: "a link goes down or up, or away", read: readSetLink, keys: linkKeys()},
-		{name: SetAddress, does: "a node gets an address, or loses one", read: readSetAddress, keys: addressKeys()},
-		{name: SetRoute, does: "a node's routes change", read: readSetRoute, keys: routeKeys()},
-		{name: Table, does: "entries are deleted", read: readTable, keys: tableKeys(), deletes: true},
-		{name: Wait, does: "time passes", read: readWait},
-		{name: Exec, does: "a program runs in a node", read: readExec, keys: execKeys()},
-		{name: Check, does: "a node's table, counters and events are read", read: readCheck, keys: checkKeys()},
+		{name: Query, does: "clients send requests and wait for what becomes of them", value: oneOrMore(nameOrGlob), read: readQuery, keys: queryKeys(), traffic: true},
+		{name: Start, does: "clients ask in the background; servers start", value: oneOrMore(nameOrGlob), read: readStart, keys: startKeys()},
+		{name: Stop, does: "clients stop asking, and are judged; servers end", value: oneOrMore(nameOrGlob), read: readStop, keys: stopKeys(), traffic: true, deletes: true},
+		{name: Restart, does: "a server ends and comes back, perhaps on another node", value: identifier, read: readRestart, keys: restartKeys(), deletes: true},
+		{name: SetBackends, does: "a service gets other backends", value: identifier, read: readSetBackends, keys: backendsKeys(), deletes: true},
+		{name: SetRules, does: "the lab's own rules change", value: identifier, read: readSetRules, keys: rulesKeys()},
+		{name: SetSysctl, does: "settings change", value: oneOrMore(nameOrGlob), read: readSetSysctl, keys: sysctlKeys()},
+		{name: SetLink, does: "a link goes down or up, or away", value: linkEndShape, read: readSetLink, keys: linkKeys()},
+		{name: SetAddress, does: "a node gets an address, or loses one", value: linkEndShape, read: readSetAddress, keys: addressKeys()},
+		{name: SetRoute, does: "a node's routes change", value: identifier, read: readSetRoute, keys: routeKeys()},
+		{name: Table, does: "entries are deleted", value: oneOrMore(nameOrGlob), read: readTable, keys: tableKeys(), deletes: true},
+		{name: Wait, does: "time passes", value: duration, read: readWait},
+		{name: Exec, does: "a program runs in a node", value: listOf(text), read: readExec, keys: execKeys()},
+		{name: Check, does: "a node's table, counters and events are read", value: oneOrMore(nameOrGlob), read: readCheck, keys: checkKeys()},
 	}, laterKinds("send", "packet", "burst", "hold", "release")...)
 }
 
@@ -65,20 +66,20 @@ func laterKinds(names ...string) []stepKind {
 // refer to it, and what decides which steps there are.
 func commonKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"name", func(*decoder, *stepDraft, field) {}},
-		{"for", func(*decoder, *stepDraft, field) {}},
-		{"only-in", func(*decoder, *stepDraft, field) {}},
-		{"not-in", func(*decoder, *stepDraft, field) {}},
-		{"at", func(d *decoder, s *stepDraft, f field) {
+		{"name", "what other steps and variants call it", identifier, func(*decoder, *stepDraft, field) {}},
+		{"for", "the step again and again, such as {i: 1..3}; ${i} is the number", repetitionShape, func(*decoder, *stepDraft, field) {}},
+		{"only-in", "variants that have the step", oneOrMore(identifier), func(*decoder, *stepDraft, field) {}},
+		{"not-in", "variants that have it not", oneOrMore(identifier), func(*decoder, *stepDraft, field) {}},
+		{"at", "when it begins, since the first step began", duration, func(d *decoder, s *stepDraft, f field) {
 			at := d.duration(f, true)
 			s.At = &at
 		}},
-		{"after", func(d *decoder, s *stepDraft, f field) { s.After = d.duration(f, true) }},
-		{"every", readEvery},
-		{"within", func(d *decoder, s *stepDraft, f field) { s.Within = d.duration(f, false) }},
-		{"always", func(d *decoder, s *stepDraft, f field) { s.Always = d.duration(f, false) }},
-		{"deadline", func(d *decoder, s *stepDraft, f field) { s.Deadline = d.duration(f, false) }},
-		{"want", func(_ *decoder, s *stepDraft, f field) { s.want = f }},
+		{"after", "how long after the end of the step before it begins", duration, func(d *decoder, s *stepDraft, f field) { s.After = d.duration(f, true) }},
+		{"every", "from start to start of a client's requests, or of the step's repetitions", duration, readEvery},
+		{"within", "its wants about tables come true in that time", duration, func(d *decoder, s *stepDraft, f field) { s.Within = d.duration(f, false) }},
+		{"always", "its wants about tables hold all that time", duration, func(d *decoder, s *stepDraft, f field) { s.Always = d.duration(f, false) }},
+		{"deadline", "how long the step itself may take", duration, func(d *decoder, s *stepDraft, f field) { s.Deadline = d.duration(f, false) }},
+		{"want", "what the step demands", anything, func(_ *decoder, s *stepDraft, f field) { s.want = f }},
 	}
 }
 

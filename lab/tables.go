@@ -11,12 +11,12 @@ import (
 // tableWants are what can be demanded of a node's table, events and counters.
 func tableWants() []key[*wantDraft] {
 	return []key[*wantDraft]{
-		{"entries", func(d *decoder, w *wantDraft, f field) { w.Entries = d.entries(w, f) }},
-		{"table", readTableWant},
-		{"events", readEvents},
-		{"rule-hits", readRuleHits},
-		{"counters", readCounters},
-		{"stale", func(d *decoder, w *wantDraft, f field) {
+		{"entries", "entries that are there, others may be; a line, {line, times} or a list", ref("entries"), func(d *decoder, w *wantDraft, f field) { w.Entries = d.entries(w, f) }},
+		{"table", "exactly these entries, or empty", either(words("empty"), ref("entries")), readTableWant},
+		{"events", "events in this order, others between: [no] new|update|destroy ENTRY", oneOrMore(ref("event")), readEvents},
+		{"rule-hits", "packets counted by rules: SERVICE/BACKEND, SERVICE/reject, or NAME.N of the lab's own", valuesOf(ref("wanted-number")), readRuleHits},
+		{"counters", "conntrack -S since the last check: unchanged, or {COUNTER: N}", ref("counters"), readCounters},
+		{"stale", "how many entries are stale", ref("wanted"), func(d *decoder, w *wantDraft, f field) {
 			if n, ok := d.wantedNumber(w, f, true); ok {
 				w.Stale = &n
 			}
@@ -82,19 +82,7 @@ func (d *decoder) entries(w *wantDraft, f field) []PlacedEntry {
 func (d *decoder) countedEntry(w *wantDraft, f field) (PlacedEntry, bool) {
 	p := PlacedEntry{Pos: d.pos(f.value)}
 	ok := false
-	readMap(d, f.name(), f.value.fields, []key[*PlacedEntry]{
-		{"line", func(d *decoder, p *PlacedEntry, f field) {
-			p.Pos = d.pos(f.value)
-			if p.Want, ok = d.entryLine(f); ok && p.Want.Times != checks.Exactly(1) {
-				d.fail(f.value, "times: says it", "line: its number stands behind times")
-			}
-		}},
-		{"times", func(d *decoder, p *PlacedEntry, f field) {
-			if n, ok := d.wantedNumber(w, f, false); ok {
-				p.Times = &n
-			}
-		}},
-	}, &p)
+	readMap(d, f.name(), f.value.fields, countedKeys(w, &ok), &p)
 	for _, needed := range []string{"line", "times"} {
 		if f.value.find(needed) < 0 {
 			d.fail(f.value, "{line: ENTRY, times: 2}", "%s: %q is missing", f.name(), needed)
@@ -102,6 +90,23 @@ func (d *decoder) countedEntry(w *wantDraft, f field) (PlacedEntry, bool) {
 		}
 	}
 	return p, ok && p.Times != nil
+}
+
+// countedKeys are those of {line, times}; ok becomes whether the line is.
+func countedKeys(w *wantDraft, ok *bool) []key[*PlacedEntry] {
+	return []key[*PlacedEntry]{
+		{"line", "the entry", ref("entry"), func(d *decoder, p *PlacedEntry, f field) {
+			p.Pos = d.pos(f.value)
+			if p.Want, *ok = d.entryLine(f); *ok && p.Want.Times != checks.Exactly(1) {
+				d.fail(f.value, "times: says it", "line: its number stands behind times")
+			}
+		}},
+		{"times", "how many", ref("wanted-number"), func(d *decoder, p *PlacedEntry, f field) {
+			if n, ok := d.wantedNumber(w, f, false); ok {
+				p.Times = &n
+			}
+		}},
+	}
 }
 
 func readTableWant(d *decoder, w *wantDraft, f field) {

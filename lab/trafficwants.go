@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -12,11 +13,18 @@ import (
 func trafficKeys() []key[*wantDraft] {
 	var keys []key[*wantDraft]
 	for _, what := range countNames() {
-		keys = append(keys, key[*wantDraft]{what, readCount})
+		value := ref("wanted")
+		if what == "sent" {
+			value = ref("wanted-number")
+		}
+		keys = append(keys, key[*wantDraft]{what, "how many requests: N, A..B, all, or {same-as: STEP.RESULT}", value, readCount})
 	}
 	return append(keys, []key[*wantDraft]{
-		{"by", readBy}, {"each", readEach}, {"clients", readClientsWant}, {"latency", readLatency},
-		{"outage", func(d *decoder, w *wantDraft, f field) {
+		{"by", "the node whose server answers all, or {NODE: N}", either(identifier, valuesOf(ref("wanted"))), readBy},
+		{"each", "the same of each client by itself", ref("each"), readEach},
+		{"clients", "which clients had all requests end in one way: {CLASS: NAMES, by: {NODE: NAMES}}", ref("clients"), readClientsWant},
+		{"latency", "times of answered requests", object(latencyKeys()), readLatency},
+		{"outage", "the longest time without an answer, such as ..200ms", durationRange, func(d *decoder, w *wantDraft, f field) {
 			if t, ok := d.timeWant(f); ok {
 				w.traffic().Outage = &t
 			}
@@ -53,10 +61,23 @@ func (w *wantDraft) traffic() *TrafficWant {
 }
 
 func readCount(d *decoder, w *wantDraft, f field) {
-	if n, ok := d.wantedNumber(w, f, f.name() != "sent"); ok {
+	if n, ok := d.wantedNumber(w, f, f.name() != "sent"); ok && d.possible(w, f, n) {
 		t := w.traffic()
 		t.Counts = append(t.Counts, CountWant{d.pos(f.key), f.name(), n})
 	}
+}
+
+// possible reports a number that is more than the requests that the step sends.
+func (d *decoder) possible(w *wantDraft, f field, n Number) bool {
+	if w.most == 0 || n.All || n.SameAs != "" || n.Range.Min <= w.most {
+		return true
+	}
+	sent := fmt.Sprintf("%d requests", w.most)
+	if w.most == 1 {
+		sent = "one request"
+	}
+	d.fail(f.value, fmt.Sprintf("at most %d", w.most), "%s: %s of %s that the step sends", f.name(), n.Text, sent)
+	return false
 }
 
 // readBy reads who answered: a node alone means all answers.
@@ -74,7 +95,7 @@ func readBy(d *decoder, w *wantDraft, f field) {
 	}
 	for _, item := range f.value.fields {
 		name, known := d.refer(field{f.key, item.key}, "node")
-		if n, ok := d.wantedNumber(w, item, true); ok && known {
+		if n, ok := d.wantedNumber(w, item, true); ok && known && d.possible(w, item, n) {
 			t.By = append(t.By, ByWant{d.pos(item.key), name, n})
 		}
 	}
@@ -86,21 +107,28 @@ func readControl(d *decoder, w *wantDraft, f field) {
 		d.fail(f.key, "clients: {"+firstOr(w.step.Clients, "CLIENT")+": {control: true, ...}}", "control: no client of the step has control: true")
 		return
 	}
-	if t := d.innerTraffic(w, f, trafficKeys()); t != nil {
+	most := int64(0)
+	if w.most > 0 {
+		most = int64(w.step.Count) * int64(d.controls(w.step.Clients))
+	}
+	if t := d.innerTraffic(w, f, trafficKeys(), most); t != nil {
 		w.traffic().Control = t
 	}
 }
 
 // readEach reads what is wanted of each client by itself.
 func readEach(d *decoder, w *wantDraft, f field) {
-	keys := slices.DeleteFunc(trafficKeys(), func(k key[*wantDraft]) bool { return k.name == "each" || k.name == "clients" })
-	if t := d.innerTraffic(w, f, keys); t != nil {
+	if t := d.innerTraffic(w, f, keysWithout(trafficKeys(), "each", "clients"), int64(w.step.Count)); t != nil {
 		w.traffic().Each = t
 	}
 }
 
-// innerTraffic reads a class, or a map of wants.
-func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft]) *TrafficWant {
+func keysWithout(keys []key[*wantDraft], names ...string) []key[*wantDraft] {
+	return slices.DeleteFunc(keys, func(k key[*wantDraft]) bool { return slices.Contains(names, k.name) })
+}
+
+// innerTraffic reads a class, or a map of wants of at most so many requests, or 0.
+func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft], most int64) *TrafficWant {
 	if f.value.kind == scalar && f.value.text != "" {
 		return d.bareClass(f, f.name())
 	}
@@ -110,9 +138,20 @@ func (d *decoder) innerTraffic(w *wantDraft, f field, keys []key[*wantDraft]) *T
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, f.name()+": answered", "%s: an empty map", f.name())
 	}
-	inner := &wantDraft{Want: &Want{}, step: w.step, kind: w.kind, run: w.run}
+	inner := &wantDraft{Want: &Want{}, step: w.step, kind: w.kind, run: w.run, most: most}
 	readMap(d, f.name(), f.value.fields, keys, inner)
 	return inner.Traffic
+}
+
+// controls is how many of the clients have a control.
+func (d *decoder) controls(clients []string) int {
+	n := 0
+	for _, c := range clients {
+		if d.names.clients[c] != nil && d.names.clients[c].Control {
+			n++
+		}
+	}
+	return n
 }
 
 // controlled reports whether one of the clients has a control; names that are wrong count as if.
@@ -210,12 +249,20 @@ func readLatency(d *decoder, w *wantDraft, f field) {
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "latency: {p99: ..10ms}", "latency: an empty map")
 	}
+	readMap(d, "latency", f.value.fields, latencyKeys(), w)
+}
+
+func latencyKeys() []key[*wantDraft] {
 	read := func(d *decoder, w *wantDraft, f field) {
 		if t, ok := d.timeWant(f); ok {
 			w.traffic().Latency = append(w.traffic().Latency, t)
 		}
 	}
-	readMap(d, "latency", f.value.fields, []key[*wantDraft]{{"p50", read}, {"p99", read}, {"max", read}}, w)
+	return []key[*wantDraft]{
+		{"p50", "half of them took no longer", durationRange, read},
+		{"p99", "99 of 100 took no longer", durationRange, read},
+		{"max", "the longest", durationRange, read},
+	}
 }
 
 // timeWant reads a time or a range of times.

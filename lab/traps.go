@@ -14,10 +14,40 @@ import (
 // maxSize of a lab file in bytes.
 const maxSize = 1 << 20
 
+// maxValues bounds the values and keys that a file may have: a parser makes many times its size of a file
+// that is all commas, and nobody has asked for it yet.
+const maxValues = 150000
+
+// beyondValues finds the line in which a text has more places where a value or a key can begin than a lab
+// may have. There are at least as many places as values.
+func beyondValues(src string) (line int, many bool) {
+	line = 1
+	places := 1
+	for i := range len(src) {
+		switch c := src[i]; {
+		case c == '\n':
+			line++
+			places++
+		case c == ',' || c == ':' || c == '[' || c == '{':
+			places++
+		case (c == '-' || c == '?') && i+1 < len(src) && src[i+1] == ' ':
+			places++
+		}
+		if places > maxValues {
+			return line, true
+		}
+	}
+	return 0, false
+}
+
 // checkText reports what no lab file may hold, before YAML sees it.
 func checkText(s *source, src string) {
 	if len(src) > maxSize {
-		s.report(1, 1, 1, "", fmt.Sprintf("the file has %d bytes; a lab has at most %d", len(src), maxSize))
+		s.report(1, 1, 1, "", fmt.Sprintf("the file has more than %d bytes, which is the most that a lab may have", maxSize))
+		return
+	}
+	if line, many := beyondValues(src); many {
+		s.report(line, 1, 1, "names with {A..B}, and for in steps, stand for many", fmt.Sprintf("up to here the file has room for %d values, which is the most that a lab may have", maxValues))
 		return
 	}
 	for i, line := range s.lines {

@@ -133,7 +133,7 @@ func (d *decoder) overlaps(v *variant) {
 // validateVariants validates the lab that each variant makes. Errors that the lab has without it were
 // said already.
 func validateVariants(s *source, root *node, variants []*variant, base *decoder) {
-	nodes, work := size(root)+base.made, 0
+	nodes, work := base.made, 0
 	all := variantNames(variants)
 	for _, v := range variants {
 		if s.full() {
@@ -301,9 +301,14 @@ func keyOf(path *node, p part) *node {
 	return &node{kind: scalar, line: path.line, col: path.col + skip + columns(path.text[:p.at]), text: p.text}
 }
 
+// variable are the sections that a variant can change.
+func variable() []string {
+	return []string{"nodes", "services", "servers", "clients", "steps", "model"}
+}
+
 // isSection reports paths that begin with what no variant can change.
 func (d *decoder) isSection(v *variant, p part, key *node) bool {
-	names := []string{"nodes", "services", "servers", "clients", "steps", "model"}
+	names := variable()
 	if slices.Contains(names, p.text) {
 		return true
 	}
@@ -340,7 +345,7 @@ func (d *decoder) noName(v *variant, key, section *node, kind string) {
 
 func noVariant(file, name string, variants []*variant) error {
 	if len(variants) == 0 {
-		return fmt.Errorf("%s: no variant %s; the lab has none", escape(file), checks.Quote(name))
+		return fmt.Errorf("%s: no variant %s; the lab has none", Escape(file), checks.Quote(name))
 	}
-	return fmt.Errorf("%s: no variant %s; there are: %s", escape(file), checks.Quote(name), strings.Join(variantNames(variants), ", "))
+	return fmt.Errorf("%s: no variant %s; there are: %s", Escape(file), checks.Quote(name), strings.Join(variantNames(variants), ", "))
 }

@@ -13,16 +13,17 @@ type wantDraft struct {
 	step *stepDraft
 	kind *stepKind
 	run  *script
+	most int64 // requests that there can be, or 0 where that is not known
 }
 
 // wantKeys are what a step may demand.
 func wantKeys(s *stepDraft, kind *stepKind) []key[*wantDraft] {
 	var keys []key[*wantDraft]
 	if s.sends() {
-		keys = append(trafficKeys(), key[*wantDraft]{"control", readControl})
+		keys = append(trafficKeys(), key[*wantDraft]{"control", "the same of the queries from fresh ports", ref("traffic"), readControl})
 	}
 	if kind.deletes {
-		keys = append(keys, key[*wantDraft]{"deleted", readDeleted})
+		keys = append(keys, key[*wantDraft]{"deleted", "how many entries the step deleted", ref("wanted-number"), readDeleted})
 	}
 	if kind.name == Exec {
 		keys = append(keys, programKeys()...)
@@ -52,6 +53,9 @@ func (d *decoder) readWant(s *stepDraft, kind *stepKind, run *script) {
 	f := s.want
 	w := &wantDraft{Want: &Want{Pos: d.pos(f.value)}, step: s, kind: kind, run: run}
 	s.Want = w.Want
+	if s.Kind == Query && len(s.Clients) >= len(s.own[string(Query)].value.items) { // none of them was wrong
+		w.most = int64(s.Count * len(s.Clients))
+	}
 	if f.value.kind == scalar && f.value.text != "" && s.sends() {
 		w.Traffic = d.bareClass(f, string(s.Kind))
 		return
@@ -113,13 +117,13 @@ func readDeleted(d *decoder, w *wantDraft, f field) {
 // programKeys are what can be demanded of a program.
 func programKeys() []key[*wantDraft] {
 	return []key[*wantDraft]{
-		{"exit", func(d *decoder, w *wantDraft, f field) {
+		{"exit", "the exit code", ref("wanted-number"), func(d *decoder, w *wantDraft, f field) {
 			if n, ok := d.wantedNumber(w, f, false); ok {
 				w.Exit = &n
 			}
 		}},
-		{"stdout", func(d *decoder, w *wantDraft, f field) { w.Stdout = d.outputWant(w, f) }},
-		{"stderr", func(d *decoder, w *wantDraft, f field) { w.Stderr = d.outputWant(w, f) }},
+		{"stdout", "what it wrote", object(outputKeys(nil)), func(d *decoder, w *wantDraft, f field) { w.Stdout = d.outputWant(w, f) }},
+		{"stderr", "what it wrote", object(outputKeys(nil)), func(d *decoder, w *wantDraft, f field) { w.Stderr = d.outputWant(w, f) }},
 	}
 }
 
@@ -132,19 +136,23 @@ func (d *decoder) outputWant(w *wantDraft, f field) *OutputWant {
 	if len(f.value.fields) == 0 {
 		d.fail(f.value, "{has: TEXT, lines: 1..}", "%s: an empty map", f.name())
 	}
-	readMap(d, f.name(), f.value.fields, []key[*OutputWant]{
-		{"has", func(d *decoder, o *OutputWant, f field) {
+	readMap(d, f.name(), f.value.fields, outputKeys(w), out)
+	return out
+}
+
+func outputKeys(w *wantDraft) []key[*OutputWant] {
+	return []key[*OutputWant]{
+		{"has", "texts, each of which is in it", oneOrMore(text), func(d *decoder, o *OutputWant, f field) {
 			for _, item := range d.list(f) {
 				if d.isScalar(item, "a text") {
 					o.Has = append(o.Has, item.value.text)
 				}
 			}
 		}},
-		{"lines", func(d *decoder, o *OutputWant, f field) {
+		{"lines", "how many lines", ref("wanted-number"), func(d *decoder, o *OutputWant, f field) {
 			if n, ok := d.wantedNumber(w, f, false); ok {
 				o.Lines = &n
 			}
 		}},
-	}, out)
-	return out
+	}
 }

@@ -139,6 +139,11 @@ func convert(s *source, y *yaml.Node) *node {
 		}
 	default:
 		n.kind, n.text = scalar, y.Value
+		if at := strings.IndexFunc(n.text, unprintable); at >= 0 {
+			r, _ := utf8.DecodeRuneInString(n.text[at:])
+			s.report(n.line, n.col, 1, "", fmt.Sprintf("a control character, %U, written as an escape", r))
+			return &node{line: n.line, col: n.col}
+		}
 	}
 	switch {
 	case y.Style&yaml.FlowStyle != 0:
@@ -152,6 +157,10 @@ func convert(s *source, y *yaml.Node) *node {
 	}
 	return n
 }
+
+// unprintable characters can stand in a value as escapes only, since checkText finds all others; line breaks
+// and tabs may.
+func unprintable(r rune) bool { return isControl(r) && r != '\n' && r != '\t' }
 
 func isNull(text string) bool {
 	switch text {

@@ -31,11 +31,31 @@ func parseRule(words []string) (*rule, error) {
 		p.fail("a \"!\" belongs to nothing")
 	}
 	if p.err != nil {
-		return nil, fmt.Errorf("rules: %q: %w", p.r.text, p.err)
+		return nil, p.r.wrong(p.err)
 	}
 	slices.Sort(p.key)
 	p.r.key = strings.Join(p.key, "\n")
 	return p.r, nil
+}
+
+// RuleError is what is wrong with a rule.
+type RuleError struct {
+	Comment string // the rule's, by which one may know it
+	Rule    string // its words behind the chain, less the comment
+	Err     error
+}
+
+func (e *RuleError) Error() string { return fmt.Sprintf("%q: %v", e.Rule, e.Err) }
+
+func (e *RuleError) Unwrap() error { return e.Err }
+
+// wrong takes the rule's first comment, which is the one that was added to the rule of a lab, for its mark.
+func (r *rule) wrong(err error) error {
+	e := &RuleError{Rule: r.text, Err: err}
+	if rest, ok := strings.CutPrefix(r.text, "-m comment --comment "); ok {
+		e.Comment, e.Rule, _ = strings.Cut(rest, " ")
+	}
+	return e
 }
 
 func (p *ruleParser) next() string {

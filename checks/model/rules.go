@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -128,6 +129,10 @@ func (rs *Ruleset) Restore(text string, noflush bool) error {
 		}
 		var err error
 		cur, err = next.restoreLine(cur, line, noflush)
+		var bad *RuleError
+		if errors.As(err, &bad) { // which says where
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("rules line %d: %w", i+1, err)
 		}
@@ -376,7 +381,7 @@ func (rs *Ruleset) checkJumps() error {
 		for _, c := range t.chains {
 			for _, r := range c.rules {
 				if r.target.chain != "" && t.chain(r.target.chain) == nil {
-					return fmt.Errorf("rules: %q: target %q is neither a chain nor known to the model", r.text, r.target.chain)
+					return r.wrong(fmt.Errorf("target %q is neither a chain nor known to the model", r.target.chain))
 				}
 			}
 		}

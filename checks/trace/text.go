@@ -2,6 +2,7 @@ package trace
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/model"
@@ -64,14 +67,19 @@ func textLines(text string) []string {
 func Parse(file string, r io.Reader) ([]Trace, error) {
 	p := &parser{file: file}
 	s := bufio.NewScanner(r)
-	s.Buffer(nil, 1<<20)
+	s.Buffer(nil, maxLine)
 	for s.Scan() {
 		p.line++
+		if strings.ContainsFunc(strings.TrimPrefix(s.Text(), "\t"), unprintable) || !utf8.Valid(s.Bytes()) {
+			return nil, fmt.Errorf("%s:%d: a control character, or no UTF-8: this is no trace", file, p.line)
+		}
 		if err := p.read(s.Text()); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", file, p.line, err)
 		}
 	}
-	if err := s.Err(); err != nil {
+	if err := s.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return nil, fmt.Errorf("%s:%d: a line of more than %d bytes", file, p.line+1, maxLine)
+	} else if err != nil {
 		return nil, fmt.Errorf("%s:%d: %w", file, p.line+1, err)
 	}
 	if p.cur != nil {
@@ -82,6 +90,13 @@ func Parse(file string, r io.Reader) ([]Trace, error) {
 	}
 	return p.done, nil
 }
+
+// maxLine is how long a line of a trace may be, in bytes.
+const maxLine = 1 << 20
+
+// unprintable characters are in no trace: names, words and numbers are all there is, and text of rules. A
+// report of a trace that somebody else made must not draw on the terminal.
+func unprintable(r rune) bool { return r != '\t' && !unicode.IsPrint(r) }
 
 type parser struct {
 	file string

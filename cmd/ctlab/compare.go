@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,7 @@ func newCompare() *cobra.Command {
 		Long: `Plays each lab as it is and with each of its variants, and prints one table a lab: what was lost, for how
 long, which entries were deleted and which of them were healthy, and where the client's entry leads at the
 end. On this kernel, or predicted. LAB is a file, or the name of a bundled lab.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error { return compareLabs(cmd, args, f) },
 	}
 	c.Flags().StringSliceVar(&f.variants, "variant", nil, "only these variants, beside the lab as it is")
@@ -53,62 +54,73 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 	if err := checkIptables(f.iptables); err != nil {
 		return err
 	}
-	profile, _, err := prepared(cmd, args, "", f.kernel)
-	if err != nil {
+	if err := atLeastOne("-j", f.jobs); err != nil {
 		return err
 	}
-	all, err := withVariants(args, f.variants)
+	profile, err := namedProfile(f.kernel)
 	if err != nil {
-		return badInput(cmd.ErrOrStderr(), err)
+		return exit(exitBadInput, err)
+	}
+	loaded := map[string]time.Duration{}
+	var labs []*lab.Lab
+	for _, arg := range args {
+		began := time.Now()
+		all, err := withVariants(arg, f.variants)
+		if err != nil {
+			return badInput(cmd.ErrOrStderr(), err)
+		}
+		labs = append(labs, all...)
+		loaded[arg] = time.Since(began)
 	}
 	p := predicted(cmd, profile, f.seed)
 	if !f.sim {
 		if err := able(); err != nil {
 			return err
 		}
-		p = onKernel(cmd, profile, f.iptables, false)
+		p = onKernel(cmd, profile, f.iptables, nil)
 	}
-	results, code, err := p.playAll(cmd.Context(), all, f.jobs, func(*lab.Result) error { return nil })
+	all, err := p.playAll(cmd.Context(), labs, f.jobs, func(*lab.Result) error { return nil })
 	if err != nil {
 		return err
 	}
-	if err := f.print(cmd, results, code); err != nil {
+	if err := f.print(cmd, all, loaded); err != nil {
 		return exit(exitBroken, fmt.Errorf("write table: %w", err))
 	}
-	return exit(code, nil)
+	return exit(all.code, nil)
 }
 
-// withVariants are labs with all their variants, or with some of them.
-func withVariants(args, variants []string) ([]*lab.Lab, error) {
+// withVariants is a lab with all its variants, or with some of them.
+func withVariants(arg string, variants []string) ([]*lab.Lab, error) {
 	if len(variants) == 0 {
-		return loadAll(args, "all")
+		return loadAll([]string{arg}, "all")
 	}
 	var all []*lab.Lab
-	for _, arg := range args {
-		for _, v := range append([]string{""}, variants...) {
-			l, err := loadLab(arg, v)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, l)
+	for _, v := range append([]string{""}, variants...) {
+		l, err := loadLab(arg, v)
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, l)
 	}
 	return all, nil
 }
 
-func (f compareFlags) print(cmd *cobra.Command, results []*lab.Result, code int) error {
+// print writes the tables; loaded is the time that reading each lab took, which is part of what its table took.
+func (f compareFlags) print(cmd *cobra.Command, all played, loaded map[string]time.Duration) error {
 	w := cmd.OutOrStdout()
-	var all []report.Comparison
-	for _, runs := range byLab(results) {
-		all = append(all, report.Compare(runs))
+	var tables []report.Comparison
+	for _, runs := range byLab(all.results) {
+		c := report.Compare(runs)
+		c.Took += loaded[c.File]
+		tables = append(tables, c)
 	}
 	switch {
-	case f.fixes:
-		return report.Fixes(w, all)
+	case f.fixes && len(all.notBegun) == 0:
+		return report.Fixes(w, tables)
 	case f.format == "json":
-		return report.NewDocument("compare", results, all, code).Write(w)
+		return report.NewDocument("compare", all.results, tables, all.notBegun, all.code).Write(w)
 	}
-	for i, c := range all {
+	for i, c := range tables {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
@@ -116,7 +128,7 @@ func (f compareFlags) print(cmd *cobra.Command, results []*lab.Result, code int)
 			return err
 		}
 	}
-	return nil
+	return report.NotBegun(w, all.notBegun)
 }
 
 func (f compareFlags) table(w io.Writer, c report.Comparison, color bool) error {
@@ -130,7 +142,7 @@ func (f compareFlags) table(w io.Writer, c report.Comparison, color bool) error 
 func byLab(results []*lab.Result) [][]*lab.Result {
 	var out [][]*lab.Result
 	for _, r := range results {
-		if r.Lab.Variant == "" {
+		if r.Lab.Variant == "" || len(out) == 0 {
 			out = append(out, nil)
 		}
 		out[len(out)-1] = append(out[len(out)-1], r)

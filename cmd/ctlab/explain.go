@@ -3,11 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"ctlab/checks/trace"
+	"ctlab/lab"
 	"ctlab/lab/report"
 )
 
@@ -27,7 +27,7 @@ what they did, and what became of the packet. Of a lab, which is predicted, or o
 with --trace. Packets of a flow to which the same happened are told once.`,
 		Example: `  ctlab explain coredns-restart --flow 'udp app:40053 > kube-dns:53'
   ctlab explain run.trace --packet 14`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1, "lab or trace"),
 		RunE: func(cmd *cobra.Command, args []string) error { return explain(cmd, args[0], f) },
 	}
 	c.Flags().StringVar(&f.variant, "variant", "", "a variant of the lab")
@@ -39,6 +39,11 @@ with --trace. Packets of a flow to which the same happened are told once.`,
 }
 
 func explain(cmd *cobra.Command, arg string, f explainFlags) error {
+	if cmd.Flags().Changed("packet") {
+		if err := atLeastOne("--packet", f.packet); err != nil {
+			return err
+		}
+	}
 	reports, names, err := explained(cmd, arg, f)
 	if err != nil {
 		return err
@@ -97,7 +102,7 @@ func explained(cmd *cobra.Command, arg string, f explainFlags) ([]trace.Report, 
 
 // isTrace reports whether a file begins as traces do.
 func isTrace(path string) bool {
-	f, err := os.Open(path)
+	f, err := lab.OpenFile(path)
 	if err != nil {
 		return false
 	}

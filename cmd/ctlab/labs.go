@@ -27,7 +27,7 @@ func loadLab(arg, variant string) (*lab.Lab, error) {
 		}
 	}
 	if isTrace(arg) {
-		return nil, fmt.Errorf("%s: a recorded run, not a lab; ctlab replay or explain reads it", arg)
+		return nil, fmt.Errorf("%s: a recorded run, not a lab; ctlab replay or explain reads it", lab.Escape(arg))
 	}
 	return lab.ReadFile(arg, variant)
 }
@@ -75,7 +75,7 @@ func newCheck() *cobra.Command {
 		Short: "validate labs and their variants, and say what comes near a boundary",
 		Long: `Validates labs with all their variants. Each is predicted as well, and what comes within 50 ms of a boundary
 (a flow's 2 s, an entry's end) is listed: a run, in real time, may see it on the other side.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var failed error
 			for _, arg := range args {
@@ -106,13 +106,13 @@ func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) error {
 		}
 		near += len(margins)
 	}
-	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", arg, len(base.Nodes), len(base.Steps), len(base.Variants))
+	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", lab.Escape(arg), len(base.Nodes), len(base.Steps), len(base.Variants))
 	if near > 0 {
 		said += fmt.Sprintf("; %d near a boundary", near)
 	}
 	fmt.Fprintln(out, said)
 	for _, l := range lines {
-		fmt.Fprintln(out, "  "+l)
+		fmt.Fprintln(out, "  "+lab.Escape(l))
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func newLabs() *cobra.Command {
 	return &cobra.Command{
 		Use:   "labs [NAME]",
 		Short: "list the bundled labs, or print one",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  arguments(0, 1, "name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			if len(args) == 1 {
@@ -141,6 +141,31 @@ func newLabs() *cobra.Command {
 				for _, v := range l.Variants {
 					fmt.Fprintf(out, "  %-24s %s\n", v.Name, v.About)
 				}
+			}
+			return nil
+		},
+	}
+}
+
+func newSchema() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "print a JSON Schema of the lab language, for editors",
+		Long: `Prints a JSON Schema (draft 7) of the lab language, for completion, descriptions and marks in an editor. An
+editor with yaml-language-server takes it from a comment in the first line of a lab:
+
+  # yaml-language-server: $schema=lab.schema.json
+
+The schema knows forms; ctlab check knows whether names exist and what fits together.`,
+		Example: "  ctlab schema > lab.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := lab.Schema()
+			if err != nil {
+				return exit(exitBroken, err)
+			}
+			if _, err := cmd.OutOrStdout().Write(s); err != nil {
+				return exit(exitBroken, fmt.Errorf("write schema: %w", err))
 			}
 			return nil
 		},

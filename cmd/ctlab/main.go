@@ -12,9 +12,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"ctlab/lab"
 )
 
 // Exit codes, as the README lists them.
@@ -73,9 +76,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 		code, err = ee.code, ee.err
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "ctlab:", err)
+		fmt.Fprintln(stderr, "ctlab:", escapeLines(err.Error()))
 	}
 	return code
+}
+
+// escapeLines keeps what an argument, a file or another program put into a message from writing to the
+// terminal.
+func escapeLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = lab.Escape(l)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func newRoot() *cobra.Command {
@@ -88,7 +101,8 @@ field by field, against a userspace model that is driven by the recorded inputs 
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().Bool("no-color", false, "plain text, also on a terminal (as with NO_COLOR)")
-	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newVersion())
 	return root
 }

@@ -27,10 +27,18 @@ type player struct {
 
 func newPlayer(stderr io.Writer) *player { return &player{w: stderr, live: isTerminal(stderr)} }
 
+// played is what came of several labs.
+type played struct {
+	results  []*lab.Result
+	notBegun []string // labs and variants that an interrupt came before
+	code     int      // the exit code that outweighs the others
+}
+
 // playAll plays labs, n at once, and hands over each result in the order of the labs as soon as it is there.
-// It ends early when a lab cannot be played on this machine, and when it is interrupted. The code is the
-// exit code that outweighs the others.
-func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(*lab.Result) error) (results []*lab.Result, code int, err error) {
+// It ends early when a lab cannot be played on this machine. When it is interrupted, those that play are
+// handed over as far as they came.
+func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(*lab.Result) error) (played, error) {
+	var all played
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -44,7 +52,7 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		next <- i
 	}
 	close(next)
-	for range max(1, n) {
+	for range n {
 		wg.Go(func() {
 			for i := range next {
 				if ctx.Err() == nil {
@@ -57,7 +65,9 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 	for i := range labs {
 		r := <-pending[i]
 		if r == nil {
-			return results, exitInterrupted, nil
+			all.notBegun = append(all.notBegun, labName(labs[i]))
+			all.code = exitInterrupted
+			continue
 		}
 		p.done()
 		lacks := cannotRun(r.Err)
@@ -66,28 +76,24 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		}
 		if lacks != nil && len(r.Steps) == 0 { // nothing to report
 			p.warn(r.Lab, strings.ReplaceAll(lacks.Error(), "\n", "; "))
-			if lacks.code == exitCannotRun {
+			if all.code = worse(all.code, lacks.code); lacks.code == exitCannotRun {
 				cancel()
-				return results, exitCannotRun, nil
+				return all, nil
 			}
-			code = worse(code, lacks.code)
 			continue
 		}
-		results = append(results, r)
+		all.results = append(all.results, r)
 		if err := each(r); err != nil {
 			cancel()
-			return nil, 0, exit(exitBroken, err)
+			return all, exit(exitBroken, err)
 		}
 		if lacks != nil {
-			code = worse(code, lacks.code)
+			all.code = worse(all.code, lacks.code)
 			continue
 		}
-		code = worse(code, exitCode(r.Verdict()))
-		if code == exitInterrupted {
-			return results, code, nil
-		}
+		all.code = worse(all.code, exitCode(r.Verdict()))
 	}
-	return results, code, nil
+	return all, nil
 }
 
 func exitCode(v lab.Verdict) int {
@@ -124,11 +130,10 @@ func (p *player) say(name, what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.live {
-		fmt.Fprintf(p.w, "ctlab: %s: %s\n", name, what)
+		fmt.Fprintf(p.w, "ctlab: %s: %s\n", name, lab.Escape(what))
 		return
 	}
-	line := name + ": " + what
-	fmt.Fprintf(p.w, "\r\x1b[K%s", line[:min(len(line), lineWide)])
+	fmt.Fprintf(p.w, "\r\x1b[K%.*s", lineWide, lab.Escape(name+": "+what))
 	p.drawn = true
 }
 
@@ -137,7 +142,7 @@ func (p *player) warn(l *lab.Lab, what string) {
 	p.done()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.w, "ctlab: %s: %s\n", labName(l), what)
+	fmt.Fprintf(p.w, "ctlab: %s: %s\n", labName(l), lab.Escape(what))
 }
 
 // done takes the line that changes away.
@@ -173,6 +178,7 @@ type outputs struct {
 
 	junitFile, traceFile *os.File
 	written              int
+	begun                *lab.Lab // whose steps were written, while its network stood
 }
 
 func (o *outputs) flags(c *cobra.Command) {
@@ -208,24 +214,45 @@ func (o *outputs) write(cmd *cobra.Command, r *lab.Result, opt report.Options) e
 	if o.json {
 		return nil
 	}
+	if o.begun != r.Lab {
+		if err := o.writeSteps(cmd, r, opt); err != nil {
+			return err
+		}
+	}
+	if err := report.Verdict(cmd.OutOrStdout(), r, opt); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+// writeSteps writes the text of a report as far as its steps.
+func (o *outputs) writeSteps(cmd *cobra.Command, r *lab.Result, opt report.Options) error {
+	o.begun = r.Lab
+	if o.json {
+		return nil
+	}
 	if o.written++; o.written > 1 {
 		fmt.Fprintln(cmd.OutOrStdout())
 	}
-	if err := report.Text(cmd.OutOrStdout(), r, opt); err != nil {
+	if err := report.Steps(cmd.OutOrStdout(), r, opt); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
 }
 
 // finish writes what is made of all results together, closes the files and gives the exit code.
-func (o *outputs) finish(cmd *cobra.Command, d report.Document, results []*lab.Result, code int) error {
+func (o *outputs) finish(cmd *cobra.Command, all played) error {
+	var err error
 	if o.json {
-		if err := d.Write(cmd.OutOrStdout()); err != nil {
-			return exit(exitBroken, fmt.Errorf("write JSON: %w", err))
-		}
+		err = report.NewDocument(cmd.Name(), all.results, nil, all.notBegun, all.code).Write(cmd.OutOrStdout())
+	} else {
+		err = report.NotBegun(cmd.OutOrStdout(), all.notBegun)
+	}
+	if err != nil {
+		return exit(exitBroken, fmt.Errorf("write report: %w", err))
 	}
 	if o.junitFile != nil {
-		if err := report.JUnit(o.junitFile, results); err != nil {
+		if err := report.JUnit(o.junitFile, all.results); err != nil {
 			return exit(exitBroken, fmt.Errorf("write JUnit report: %w", err))
 		}
 	}
@@ -237,5 +264,5 @@ func (o *outputs) finish(cmd *cobra.Command, d report.Document, results []*lab.R
 			return exit(exitBroken, fmt.Errorf("write %s: %w", f.Name(), err))
 		}
 	}
-	return exit(code, nil)
+	return exit(all.code, nil)
 }

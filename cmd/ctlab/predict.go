@@ -28,7 +28,7 @@ func newPredict() *cobra.Command {
 		Long: `Plays labs in a simulated network on virtual time. Nothing is asked of a kernel, so nothing is compared with
 one: the lab's wants are judged, and what comes near a boundary is said. What a kernel is free to choose
 (random backends and ports) is drawn from --seed. LAB is a file, or the name of a bundled lab.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error { return predictLabs(cmd, args, f) },
 	}
 	c.Flags().StringVar(&f.variant, "variant", "", variantHelp)
@@ -49,20 +49,20 @@ const (
 const firstSeed = 1
 
 func predictLabs(cmd *cobra.Command, args []string, f predictFlags) error {
-	profile, all, err := prepared(cmd, args, f.variant, f.kernel)
+	profile, labs, err := prepared(cmd, args, f.variant, f.kernel, f.jobs)
 	if err != nil {
 		return err
 	}
 	if err := f.out.open(); err != nil {
 		return exit(exitBadInput, err)
 	}
-	results, code, err := predicted(cmd, profile, f.seed).playAll(cmd.Context(), all, f.jobs, func(r *lab.Result) error {
+	all, err := predicted(cmd, profile, f.seed).playAll(cmd.Context(), labs, f.jobs, func(r *lab.Result) error {
 		return f.out.write(cmd, r, report.Options{Color: useColor(cmd)})
 	})
 	if err != nil {
 		return err
 	}
-	return f.out.finish(cmd, report.NewDocument("predict", results, nil, code), results, code)
+	return f.out.finish(cmd, all)
 }
 
 // predicted plays labs in the simulated network. It takes milliseconds, so nobody is told of its progress.

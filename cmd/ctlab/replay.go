@@ -3,13 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ctlab/checks/model"
 	"ctlab/checks/trace"
+	"ctlab/lab"
 	"ctlab/lab/report"
 )
 
@@ -18,7 +18,7 @@ func newReplay() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "replay TRACE...",
 		Short: "check recorded runs against the model, anywhere and without root",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  arguments(1, 0, "trace"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			profile, err := namedProfile(kernel)
 			if err != nil {
@@ -58,7 +58,7 @@ func namedProfile(kernel string) (*model.Profile, error) {
 func readTraces(paths []string) ([]trace.Trace, error) {
 	var all []trace.Trace
 	for _, path := range paths {
-		f, err := os.Open(path)
+		f, err := lab.OpenFile(path)
 		if err != nil {
 			return nil, err
 		}

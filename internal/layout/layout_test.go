@@ -38,7 +38,7 @@ var allowed = map[string]struct {
 		"checks/trace", "checks/kernel", "checks/observe", "internal/netns"}, others: []string{"golang.org/x/sys"}},
 	"labs": {},
 	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology"},
-		others: []string{"github.com/spf13/cobra"}},
+		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag"}},
 }
 
 // impure are packages of the standard library that pure ones must do without.

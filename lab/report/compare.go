@@ -1,7 +1,6 @@
 package report
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,7 +19,7 @@ type Comparison struct {
 	Kernel    string // release; "" of predictions
 	Profile   string // of the model
 	Simulated bool
-	Took      time.Duration // of all runs, one after the other
+	Took      time.Duration // of all runs, one after the other, and of reading the lab if that was timed
 	Rows      []Row         // the lab as it is comes first
 }
 
@@ -113,9 +112,7 @@ func newRow(r *lab.Result) Row {
 		}
 	}
 	row.WantsMet, row.Wants = r.Wants()
-	if err := errors.Join(r.Err, r.CloseErr); err != nil {
-		row.Err = err.Error()
-	}
+	row.Err = r.Problem()
 	return row
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"ctlab/lab"
 	"ctlab/topology/service"
@@ -27,10 +28,10 @@ func title(s *lab.Step) string {
 
 // cut shortens a line that is too long.
 func cut(s string, width int) string {
-	if len(s) <= width {
+	if utf8.RuneCountInString(s) <= width {
 		return s
 	}
-	return s[:width-3] + "..."
+	return string([]rune(s)[:width-3]) + "..."
 }
 
 // happened is what came of a step, in lines of at most saidWide characters; there is at least one.
@@ -310,20 +311,10 @@ func executed(p *lab.Program) []string {
 				lines = append(lines, fmt.Sprintf("| ... and %d more lines", len(out)-i))
 				break
 			}
-			lines = append(lines, cut("| "+printable(l), saidWide))
+			lines = append(lines, cut("| "+lab.Escape(l), saidWide))
 		}
 	}
 	return lines
-}
-
-// printable takes control characters out: what a program wrote must not draw on the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 // deletedLimit is how many deleted entries of a step are listed.

@@ -1,9 +1,12 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"io"
+	"regexp"
+	"unicode/utf8"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
@@ -19,11 +22,12 @@ const DocumentVersion = 1
 // from the start of the first step where they are moments) or -seconds. Lists are never null; what has no
 // value is left out.
 type Document struct {
-	Version  int           `json:"ctlab"`    // version of the document
-	Command  string        `json:"command"`  // run, predict or compare
-	Runs     []jsonRun     `json:"runs"`     // each lab and variant that was played, in the order of playing
-	Compared []jsonCompare `json:"compared"` // compare: a table a lab
-	Exit     int           `json:"exit"`     // the exit code that ctlab ends with
+	Version  int           `json:"ctlab"`     // version of the document
+	Command  string        `json:"command"`   // run, predict or compare
+	Runs     []jsonRun     `json:"runs"`      // each lab and variant that was played, in the order of playing
+	Compared []jsonCompare `json:"compared"`  // compare: a table a lab
+	NotBegun []string      `json:"not-begun"` // labs and variants (LAB/VARIANT) that an interrupt came before
+	Exit     int           `json:"exit"`      // the exit code that ctlab ends with
 }
 
 type jsonRun struct {
@@ -221,7 +225,7 @@ type jsonCompare struct {
 	Simulated bool      `json:"simulated"`         // predicted
 	Kernel    string    `json:"kernel,omitempty"`  // release
 	Profile   string    `json:"profile,omitempty"` // the kernel that the model follows
-	Took      int64     `json:"took-ns"`           // real time of all runs
+	Took      int64     `json:"took-ns"`           // real time of all runs, and of reading the lab
 	Rows      []jsonRow `json:"rows"`              // the lab as it is comes first
 }
 
@@ -246,17 +250,30 @@ type jsonRow struct {
 }
 
 // NewDocument makes the document of a command.
-func NewDocument(command string, runs []*lab.Result, compared []Comparison, exit int) Document {
-	return Document{Version: DocumentVersion, Command: command, Runs: each(runs, newJSONRun), Compared: each(compared, newJSONCompare), Exit: exit}
+func NewDocument(command string, runs []*lab.Result, compared []Comparison, notBegun []string, exit int) Document {
+	return Document{Version: DocumentVersion, Command: command, Runs: each(runs, newJSONRun), Compared: each(compared, newJSONCompare), NotBegun: each(notBegun, asString), Exit: exit}
 }
 
-// Write writes the document, indented, with a newline at the end.
+// Write writes the document, indented, with a newline at the end. Control characters are escapes, also
+// those that JSON would allow.
 func (d Document) Write(w io.Writer) error {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(d)
+	if err := enc.Encode(d); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, controls.ReplaceAllStringFunc(b.String(), func(c string) string {
+		r, _ := utf8.DecodeRuneInString(c)
+		return fmt.Sprintf(`\u%04x`, r)
+	}))
+	return err
 }
+
+// controls are characters that JSON leaves as they are and that act on a terminal: C1, and marks that
+// change the direction of text.
+var controls = regexp.MustCompile(`[\x{7f}-\x{9f}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{2069}\x{feff}]`)
 
 // each makes a list that is never nil, since that would be null.
 func each[A, B any](in []A, convert func(A) B) []B {
@@ -294,9 +311,7 @@ func newJSONRun(r *lab.Result) jsonRun {
 	if !r.Setting.Simulated && r.Lab.SkipModel == "" {
 		run.Model = each(r.Comparisons, newJSONModel)
 	}
-	if err := errors.Join(r.Err, r.CloseErr); err != nil {
-		run.Error = err.Error()
-	}
+	run.Error = r.Problem()
 	return run
 }
 

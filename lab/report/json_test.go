@@ -174,8 +174,8 @@ func TestDocumentsAreValid(t *testing.T) {
 	}
 	full := fullResult(t)
 	documents := []Document{
-		NewDocument("run", runs, nil, 1), NewDocument("compare", runs, []Comparison{comparison(t)}, 1), NewDocument("predict", nil, nil, 0),
-		NewDocument("run", []*lab.Result{full}, []Comparison{Compare([]*lab.Result{full})}, 5),
+		NewDocument("run", runs, nil, nil, 1), NewDocument("compare", runs, []Comparison{comparison(t)}, []string{"two-clients/heal"}, 130), NewDocument("predict", nil, nil, nil, 0),
+		NewDocument("run", []*lab.Result{full}, []Comparison{Compare([]*lab.Result{full})}, nil, 5),
 	}
 	for _, d := range documents {
 		for _, problem := range validate(schema, schema, decoded(t, d), "$") {
@@ -234,7 +234,7 @@ func TestValidatorSharp(t *testing.T) {
 		"a wrong type":     func(d object) { d["compared"] = "none" },
 		"deep down":        func(d object) { d["runs"].([]any)[0].(object)["wants"].(object)["met"] = "1" },
 	} {
-		d := decoded(t, NewDocument("run", []*lab.Result{staleResult(t)}, nil, 0)).(object)
+		d := decoded(t, NewDocument("run", []*lab.Result{staleResult(t)}, nil, nil, 0)).(object)
 		if p := validate(plain, plain, d, "$"); len(p) > 0 {
 			t.Fatal(p)
 		}

@@ -2,7 +2,6 @@ package report
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -82,8 +81,8 @@ func newSuite(r *lab.Result) junitSuite {
 	for i := range r.Steps {
 		s.Cases = append(s.Cases, stepCase(name, &r.Steps[i]))
 	}
-	if err := errors.Join(r.Err, r.CloseErr); err != nil {
-		s.Cases = append(s.Cases, junitCase{Class: name, Name: "the run", Time: seconds(0), Error: &junitProblem{first(err.Error()), err.Error()}})
+	if problem := r.Problem(); problem != "" {
+		s.Cases = append(s.Cases, junitCase{Class: name, Name: "the run", Time: seconds(0), Error: &junitProblem{first(problem), problem}})
 	}
 	s.Cases = append(s.Cases, modelCase(name, r))
 	for _, c := range s.Cases {

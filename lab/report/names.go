@@ -108,6 +108,17 @@ func few(names []string, limit int) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:limit], ", "), len(names)-limit)
 }
 
+// plainArgument needs no quotes in a shell.
+var plainArgument = regexp.MustCompile(`^[A-Za-z0-9_./+:,@%-]+$`)
+
+// argument is a word of a command that a person may copy into a shell.
+func argument(s string) string {
+	if plainArgument.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(lab.Escape(s), "'", `'\''`) + "'"
+}
+
 func plural(n int, one, many string) string {
 	if n == 1 {
 		return one

@@ -59,7 +59,8 @@ func (t *text) node(snap *lab.Snapshot) {
 		t.line("  %d more stale %s on %s will expire: no client hits them again.", idle, plural(idle, "entry", "entries"), snap.Node)
 	}
 	t.counters(snap)
-	this := t.r.Lab.File
+	file := argument(t.r.Lab.File)
+	this := file
 	if v := t.r.Lab.Variant; v != "" {
 		this += " --variant " + v
 	}
@@ -67,9 +68,9 @@ func (t *text) node(snap *lab.Snapshot) {
 	if t.r.Setting.Ordinary {
 		ctlab = "ctlab "
 	}
-	compare, look := ctlab+"compare "+t.r.Lab.File, ctlab+"run "+this+" --keep"
+	compare, look := ctlab+"compare "+file, ctlab+"run "+this+" --keep"
 	if t.r.Setting.Simulated {
-		compare, look = "ctlab compare --predicted "+t.r.Lab.File, "ctlab explain "+this
+		compare, look = "ctlab compare --predicted "+file, "ctlab explain "+this
 	}
 	if len(t.r.Lab.Variants) > 0 {
 		t.line("  What else can happen, and what cures it: $ %s", compare)

@@ -166,9 +166,9 @@ func (r Row) notes(c Comparison) []string {
 
 // command plays a row again, alone.
 func (c Comparison) command(r Row) string {
-	s := "sudo ctlab run " + c.File
+	s := "sudo ctlab run " + argument(c.File)
 	if c.Simulated {
-		s = "ctlab predict " + c.File
+		s = "ctlab predict " + argument(c.File)
 	}
 	if r.Variant != "" {
 		s += " --variant " + r.Variant

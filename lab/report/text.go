@@ -4,6 +4,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -31,19 +32,56 @@ type text struct {
 
 // Text writes the report of a run.
 func Text(w io.Writer, r *lab.Result, opt Options) error {
-	t := &text{w: w, opt: opt, r: r, name: NewNames(r.Lab), past: newHistory(r)}
+	if err := Steps(w, r, opt); err != nil {
+		return err
+	}
+	return Verdict(w, r, opt)
+}
+
+// Steps writes the first part of a report: where the lab was played, and what came of its steps.
+func Steps(w io.Writer, r *lab.Result, opt Options) error {
+	t := newText(w, r, opt)
 	t.head()
 	t.steps()
+	return t.err
+}
+
+// Verdict writes the rest, for which the network must be gone: the tables at the end and their stories, the
+// comparison with the model, the verdict.
+func Verdict(w io.Writer, r *lab.Result, opt Options) error {
+	t := newText(w, r, opt)
 	t.stories()
 	t.differences()
 	t.verdict()
 	return t.err
 }
 
+func newText(w io.Writer, r *lab.Result, opt Options) *text {
+	return &text{w: w, opt: opt, r: r, name: NewNames(r.Lab), past: newHistory(r)}
+}
+
 func (t *text) line(format string, args ...any) {
 	if t.err == nil {
-		_, t.err = fmt.Fprintf(t.w, format+"\n", args...)
+		_, t.err = io.WriteString(t.w, harmless(fmt.Sprintf(format, args...), t.opt.Color)+"\n")
 	}
+}
+
+// painted are the sequences that paint writes.
+var painted = regexp.MustCompile(`\x1b\[(0|1|31|32|33)m`)
+
+// harmless makes everything visible that could draw on a terminal, but for the report's own colours:
+// paths, programs' outputs and texts of errors hold anything.
+func harmless(line string, color bool) string {
+	if !color {
+		return lab.Escape(line)
+	}
+	var b strings.Builder
+	rest := 0
+	for _, at := range painted.FindAllStringIndex(line, -1) {
+		b.WriteString(lab.Escape(line[rest:at[0]]) + line[at[0]:at[1]])
+		rest = at[1]
+	}
+	return b.String() + lab.Escape(line[rest:])
 }
 
 // Colours of a terminal; they only add.
@@ -425,6 +463,18 @@ func (t *text) compared() string {
 		s += c.Summary()
 	}
 	return s
+}
+
+// NotBegun names the labs that an interrupt came before, if there are any.
+func NotBegun(w io.Writer, names []string) error {
+	t := &text{w: w}
+	if len(names) > 0 {
+		t.line("")
+		for i, l := range wrap(fmt.Sprintf("interrupted; %d not begun: %s", len(names), strings.Join(names, ", ")), columns-2) {
+			t.line("%s%s", strings.Repeat("  ", min(i, 1)), l)
+		}
+	}
+	return t.err
 }
 
 func notPlayed(r *lab.Result) int {

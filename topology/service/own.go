@@ -19,6 +19,38 @@ func Check(o Own) error {
 	return err
 }
 
+// LineError is what is wrong with a line of a text of own rules; lines count from 1.
+type LineError struct {
+	Text string // the name of the text, or "" where there is only one
+	Line int
+	Err  error
+}
+
+func (e *LineError) Error() string {
+	s := fmt.Sprintf("line %d: %v", e.Line, e.Err)
+	if e.Text != "" {
+		s = "rules " + e.Text + ": " + s
+	}
+	return s
+}
+
+func (e *LineError) Unwrap() error { return e.Err }
+
+// RuleLine is the line, from 1, of the rule that has the comment NAME.N in a loaded text, or 0 if this text
+// has no such rule.
+func (o Own) RuleLine(comment string) int {
+	commands, err := parse(o.Text, later)
+	if err != nil {
+		return 0
+	}
+	for _, c := range commands {
+		if c.number > 0 && own(o.Name, c.number) == comment {
+			return c.line
+		}
+	}
+	return 0
+}
+
 // Lines is the text for iptables-restore --noflush that does what the lines would, as typed after iptables:
 // -A, -I, -D, -F, -P, -N and -X. Rules have the comment NAME.N, as in Rules, if there is a name. A rule that
 // -D describes is looked up in the texts that were loaded before, in order to find the comment that it has
@@ -40,7 +72,7 @@ func Lines(name, text string, loaded ...Own) (string, error) {
 	for _, c := range commands {
 		for _, n := range c.named() {
 			if isServiceChain(n) {
-				return "", fmt.Errorf("line %d: chain %s is a service's", c.line, n)
+				return "", &LineError{"", c.line, fmt.Errorf("chain %s is a service's", n)}
 			}
 		}
 		switch {
@@ -79,18 +111,18 @@ func (rs ruleset) merge(texts []Own) error {
 	var all [][]command
 	for _, o := range texts {
 		commands, err := parse(o.Text, initial)
-		if err == nil {
-			err = rs.declare(commands)
-		}
 		if err != nil {
 			return fmt.Errorf("rules %s: %w", o.Name, err)
+		}
+		if err := rs.declare(o.Name, commands); err != nil {
+			return err
 		}
 		all = append(all, commands)
 	}
 	for i, o := range texts {
 		for _, c := range all[i] {
 			if err := rs.append(o.Name, c); err != nil {
-				return fmt.Errorf("rules %s: line %d: %w", o.Name, c.line, err)
+				return &LineError{o.Name, c.line, err}
 			}
 		}
 	}
@@ -98,14 +130,14 @@ func (rs ruleset) merge(texts []Own) error {
 }
 
 // declare takes over tables, policies and chains.
-func (rs ruleset) declare(commands []command) error {
+func (rs ruleset) declare(name string, commands []command) error {
 	for _, c := range commands {
 		t := rs.table(c.table)
 		switch {
 		case c.op == "-P":
 			t.policies[c.chain] = c.rest[0]
 		case c.op == "-N" && t.find(c.chain) != nil:
-			return fmt.Errorf("line %d: chain %s is a service's", c.line, c.chain)
+			return &LineError{name, c.line, fmt.Errorf("chain %s is a service's", c.chain)}
 		case c.op == "-N" && !slices.Contains(t.own, c.chain):
 			t.own = append(t.own, c.chain)
 		}
@@ -225,11 +257,11 @@ func parse(text string, when phase) ([]command, error) {
 		}
 		p.line = i + 1
 		if err := p.read(l); err != nil {
-			return nil, fmt.Errorf("line %d: %w", p.line, err)
+			return nil, &LineError{"", p.line, err}
 		}
 	}
 	if p.saved && p.table != "" {
-		return nil, fmt.Errorf("line %d: table %s has no COMMIT", p.line, p.table)
+		return nil, &LineError{"", p.line, fmt.Errorf("table %s has no COMMIT", p.table)}
 	}
 	return p.commands, nil
 }
