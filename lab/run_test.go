@@ -45,7 +45,7 @@ func (f *fake) Do(_ context.Context, s *lab.Step) (lab.Outcome, error) {
 	}
 	out.Deleted = f.deleted[s.Name]
 	if s.Kind == lab.Exec {
-		out.Program = f.program
+		out.Programs = []lab.Program{*f.program}
 	}
 	if f.notAt != "" && s.Name == f.notAt {
 		out.NotPlayed = "this world has no programs"

@@ -4,16 +4,17 @@ package live
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ctlab/lab"
+	"ctlab/lab/play"
 )
 
 // maxOutput is how much of each stream of a program is kept, in bytes.
@@ -26,37 +27,64 @@ const outputDelay = 100 * time.Millisecond
 // signalled is added to the number of a signal that ended a program, as shells do.
 const signalled = 128
 
-// Exec runs a program in a node, in a process group of its own, which ends with it or with ctx. It has no
-// input. What its own sockets send from a tracked node is not recorded.
-func (g *Ground) Exec(ctx context.Context, node string, argv []string) (lab.Program, error) {
-	n, err := g.node(node)
-	if err != nil {
-		return lab.Program{}, err
-	}
-	var stdout, stderr limited
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return endGroup(cmd.Process.Pid) }
-	cmd.WaitDelay = outputDelay
-	if err := n.NS.Do(cmd.Start); err != nil {
-		return lab.Program{}, fmt.Errorf("start %s in %s: %w", argv[0], node, err)
-	}
-	err = cmd.Wait()
-	err = errors.Join(ctx.Err(), exitError(err), endGroup(cmd.Process.Pid))
-	if err != nil {
-		err = fmt.Errorf("run %s in %s: %w", argv[0], node, err)
-	}
-	return lab.Program{Exit: exitCode(cmd), Stdout: stdout.kept.String(), Stderr: stderr.kept.String()}, err
+// program is a program that was started.
+type program struct {
+	cmd            *exec.Cmd
+	stdout, stderr limited
+	done           chan struct{}
 }
 
-// exitError is what went wrong besides the program's own end.
-func exitError(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) || errors.Is(err, exec.ErrWaitDelay) {
-		return nil
+// Start starts a program in a node, in a process group of its own. It has no input. What its own sockets send from a
+// tracked node is not recorded.
+func (g *Ground) Start(node string, c lab.Command) (play.Program, error) {
+	n, err := g.node(node)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	p := &program{cmd: exec.Command(c.Argv[0], c.Argv[1:]...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd.WaitDelay = outputDelay
+	if err := n.NS.Do(p.cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %s in %s: %w", c.Argv[0], node, err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait() // what came of it is in its ProcessState
+	}()
+	return p, nil
+}
+
+func (p *program) Done() <-chan struct{} { return p.done }
+
+func (p *program) Stop(grace time.Duration) error {
+	if grace > 0 {
+		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGINT) // it may be gone already
+		select {
+		case <-p.done:
+		case <-time.After(grace):
+		}
+	}
+	if err := unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process group %d: %w", p.cmd.Process.Pid, err)
+	}
+	<-p.done
+	return nil
+}
+
+func (p *program) Output() lab.Program {
+	out := lab.Program{Stdout: p.stdout.String(), Stderr: p.stderr.String()}
+	select {
+	case <-p.done:
+		out.Exit = exitCode(p.cmd)
+	default:
+	}
+	return out
+}
+
+// Listening reports whether a node has a socket at a port.
+func (g *Ground) Listening(node string, tcp bool, port uint16) (bool, error) {
+	return false, errors.New("not built")
 }
 
 func exitCode(cmd *exec.Cmd) int {
@@ -66,19 +94,21 @@ func exitCode(cmd *exec.Cmd) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// endGroup kills a process group; it may be gone already.
-func endGroup(leader int) error {
-	if err := unix.Kill(-leader, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process group %d: %w", leader, err)
-	}
-	return nil
+// limited keeps the beginning of what is written to it and passes over the rest.
+type limited struct {
+	mu   sync.Mutex
+	kept bytes.Buffer
 }
 
-// limited keeps the beginning of what is written to it and passes over the rest. The buffer is no embedded
-// one, as io.Copy would then read into it without a limit.
-type limited struct{ kept bytes.Buffer }
-
 func (l *limited) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.kept.Write(b[:min(len(b), max(0, maxOutput-l.kept.Len()))])
 	return len(b), nil
+}
+
+func (l *limited) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kept.String()
 }

@@ -4,6 +4,7 @@ package live_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -433,21 +434,35 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// ended starts a program and waits for its end.
+func ended(ctx context.Context, g *live.Ground, node string, argv ...string) (lab.Program, error) {
+	p, err := g.Start(node, lab.Command{Argv: argv})
+	if err != nil {
+		return lab.Program{}, err
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return p.Output(), errors.Join(err, p.Stop(0))
+}
+
 func TestExec(t *testing.T) {
 	g := ground(t, network())
-	p, err := g.Exec(t.Context(), "app", []string{"sh", "-c", "ls /sys/class/net /proc/thread-self/net/dev; cat /proc/thread-self/net/dev; echo oops >&2; exit 3"})
+	p, err := ended(t.Context(), g, "app", "sh", "-c", "ls /sys/class/net /proc/thread-self/net/dev; cat /proc/thread-self/net/dev; echo oops >&2; exit 3")
 	if err != nil || p.Exit != 3 || !strings.Contains(p.Stdout, "eth0:") || p.Stderr == "" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	p, err = g.Exec(t.Context(), "app", []string{"sh", "-c", "yes | head -c 3000000; kill -9 $$"})
+	p, err = ended(t.Context(), g, "app", "sh", "-c", "yes | head -c 3000000; kill -9 $$")
 	if err != nil || len(p.Stdout) != 1<<20 || p.Exit != 128+9 {
 		t.Errorf("exit %d, %d bytes, %v", p.Exit, len(p.Stdout), err)
 	}
-	if _, err := g.Exec(t.Context(), "app", []string{"no-such-program"}); err == nil {
+	if _, err := ended(t.Context(), g, "app", "no-such-program"); err == nil {
 		t.Error("a program that does not exist ran")
 	}
 	// What a program starts ends with it, though it holds the output.
-	p, err = g.Exec(t.Context(), "app", []string{"sh", "-c", "sleep 1000 & echo $!"})
+	p, err = ended(t.Context(), g, "app", "sh", "-c", "sleep 1000 & echo $!")
 	if err != nil || p.Exit != 0 {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -462,7 +477,7 @@ func TestExec(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := g.Exec(ctx, "app", []string{"sh", "-c", "sleep 1000; true"}); err == nil {
+	if _, err := ended(ctx, g, "app", "sh", "-c", "sleep 1000; true"); err == nil {
 		t.Error("a program outlived its context")
 	}
 }

@@ -202,11 +202,7 @@ func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	case lab.Wait:
 		return w.WaitUntil(ctx, out.Began+s.Wait)
 	case lab.Exec:
-		p, err := w.ground.Exec(ctx, s.Nodes[0], s.Argv)
-		if err == nil {
-			out.Program = &p
-		}
-		return err
+		return w.exec(ctx, s, out)
 	case lab.Check:
 		return nil
 	}

@@ -330,7 +330,7 @@ func newJSONStep(s lab.StepResult) jsonStep {
 	if r := out.Restarted; r != nil {
 		step.Restarted = &jsonRestarted{r.Server, r.From, r.To, string(r.Death), r.Reuse, each(r.Services, asString), newJSONCleanup(r.Cleanup)}
 	}
-	if p := out.Program; p != nil {
+	for _, p := range out.Programs {
 		step.Program = &jsonProgram{p.Exit, p.Stdout, p.Stderr}
 	}
 	return step
