@@ -3,112 +3,115 @@
 package live
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"os/exec"
-	"sync"
-	"syscall"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"ctlab/internal/program"
 	"ctlab/lab"
 	"ctlab/lab/play"
 )
 
-// maxOutput is how much of each stream of a program is kept, in bytes.
-const maxOutput = 1 << 20
-
-// outputDelay is how long after the end of a program its output is waited for, when something that it
-// started still holds it.
-const outputDelay = 100 * time.Millisecond
-
-// signalled is added to the number of a signal that ended a program, as shells do.
-const signalled = 128
-
-// program is a program that was started.
-type program struct {
-	cmd            *exec.Cmd
-	stdout, stderr limited
-	done           chan struct{}
+// started is a program that was started.
+type started struct {
+	*program.Program
+	ground *Ground
 }
 
-// Start starts a program in a node, in a process group of its own. It has no input. What its own sockets send from a
+// Start starts a program in a node; the lab's names resolve in it. It has no input. What its own sockets send from a
 // tracked node is not recorded.
 func (g *Ground) Start(node string, c lab.Command) (play.Program, error) {
 	n, err := g.node(node)
 	if err != nil {
 		return nil, err
 	}
-	p := &program{cmd: exec.Command(c.Argv[0], c.Argv[1:]...), done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	p.cmd.WaitDelay = outputDelay
-	if err := n.NS.Do(p.cmd.Start); err != nil {
-		return nil, fmt.Errorf("start %s in %s: %w", c.Argv[0], node, err)
-	}
-	go func() {
-		defer close(p.done)
-		_ = p.cmd.Wait() // what came of it is in its ProcessState
-	}()
-	return p, nil
-}
-
-func (p *program) Done() <-chan struct{} { return p.done }
-
-func (p *program) Stop(grace time.Duration) error {
-	if grace > 0 {
-		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGINT) // it may be gone already
-		select {
-		case <-p.done:
-		case <-time.After(grace):
+	for _, t := range g.tracked { // a program may send at once
+		if err := t.awaitTap(); err != nil {
+			return nil, err
 		}
 	}
-	if err := unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process group %d: %w", p.cmd.Process.Pid, err)
+	spec := program.Spec{Argv: c.Argv, Base: filepath.Dir(g.lab.File), Hosts: g.hosts(), Files: map[string]string{}}
+	for _, f := range c.Files {
+		spec.Files[f.Name] = f.Text
 	}
-	<-p.done
-	return nil
+	p, err := program.Start(n.NS, spec)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", node, err)
+	}
+	s := &started{p, g}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.programs[s] = true
+	return s, nil
 }
 
-func (p *program) Output() lab.Program {
-	out := lab.Program{Stdout: p.stdout.String(), Stderr: p.stderr.String()}
+// Stop ends the program, with everything that it started.
+func (s *started) Stop(grace time.Duration) error {
+	s.ground.mu.Lock()
+	delete(s.ground.programs, s)
+	s.ground.mu.Unlock()
+	return s.Program.Stop(grace)
+}
+
+// Output is what came of the program so far.
+func (s *started) Output() lab.Program {
+	out := lab.Program{Stdout: s.Stdout(), Stderr: s.Stderr()}
 	select {
-	case <-p.done:
-		out.Exit = exitCode(p.cmd)
+	case <-s.Done():
+		out.Exit = s.Exit()
 	default:
 	}
 	return out
 }
 
-// Listening reports whether a node has a socket at a port.
-func (g *Ground) Listening(node string, tcp bool, port uint16) (bool, error) {
-	return false, errors.New("not built")
-}
-
-func exitCode(cmd *exec.Cmd) int {
-	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return signalled + int(status.Signal())
+// hosts is the hosts file of programs: the lab's names.
+func (g *Ground) hosts() string {
+	lines := []string{"127.0.0.1 localhost"}
+	for _, n := range g.names() {
+		lines = append(lines, n.Addr.String()+" "+n.Name)
 	}
-	return cmd.ProcessState.ExitCode()
+	return strings.Join(lines, "\n") + "\n"
 }
 
-// limited keeps the beginning of what is written to it and passes over the rest.
-type limited struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
+// Listening reports whether a node has a socket at a port, by the list that the kernel shows.
+func (g *Ground) Listening(node string, tcp bool, port uint16) (found bool, err error) {
+	n, err := g.node(node)
+	if err != nil {
+		return false, err
+	}
+	file := "udp"
+	if tcp {
+		file = "tcp"
+	}
+	err = n.NS.Do(func() error {
+		for _, f := range []string{file, file + "6"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + f)
+			if err != nil && !os.IsNotExist(err) { // a kernel without IPv6
+				return err
+			}
+			found = found || hasSocket(string(b), tcp, port)
+		}
+		return nil
+	})
+	return found, err
 }
 
-func (l *limited) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.kept.Write(b[:min(len(b), max(0, maxOutput-l.kept.Len()))])
-	return len(b), nil
-}
-
-func (l *limited) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.kept.String()
+// hasSocket looks for a local port in /proc/net/udp or tcp (udp4_format_sock in net/ipv4/udp.c, get_openreq4 and others
+// in net/ipv4/tcp_ipv4.c): the second field ends with it in hexadecimal; a TCP socket that listens is in state 0A.
+func hasSocket(table string, tcp bool, port uint16) bool {
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		_, hex, _ := strings.Cut(f[1], ":")
+		n, err := strconv.ParseUint(hex, 16, 16)
+		if err == nil && uint16(n) == port && (!tcp || f[3] == "0A") {
+			return true
+		}
+	}
+	return false
 }

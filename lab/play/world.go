@@ -24,6 +24,7 @@ type World struct {
 	asked   map[string]int      // questions that reached servers, by the node on which they ran
 	where   map[netip.Addr]string
 	ended   map[string]time.Duration // when named steps were over
+	served  []lab.Program            // servers that are programs and have ended
 	started bool                     // Build came to its end
 	built   bool                     // Build began
 
@@ -50,12 +51,14 @@ type server struct {
 }
 
 type client struct {
-	spec   *lab.Client
-	router *tracked // the node that tracks its packets; nil if none does
-	socket Socket   // nil: a fresh one for each question
-	asked  int
-	run    Running
-	past   []lab.Attempt // of the background
+	spec     *lab.Client
+	router   *tracked // the node that tracks its packets; nil if none does
+	socket   Socket   // nil: a fresh one for each question
+	asked    int
+	run      Running
+	program  *background   // a program that runs in the background
+	unplayed error         // why it could not be started
+	past     []lab.Attempt // of the background
 }
 
 // New prepares a world; nothing is made yet.
@@ -132,7 +135,7 @@ func (w *World) buildPrograms(ctx context.Context) error {
 			c.router = w.trackedNode(w.lab.Node(spec.On).Uplink)
 		}
 		w.clients[spec.Name] = c
-		if spec.SourcePort == 0 {
+		if spec.SourcePort == 0 || spec.Exec != nil {
 			continue
 		}
 		var err error
@@ -169,6 +172,9 @@ func (w *World) Do(ctx context.Context, s *lab.Step) (out lab.Outcome, err error
 	}
 	if errors.Is(err, ErrNotSimulated) {
 		out.NotPlayed, err = err.Error(), nil
+	}
+	if err == nil {
+		err = w.died()
 	}
 	if err == nil {
 		w.tellHarm(&out)
@@ -219,6 +225,9 @@ func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
 		if c.run != nil {
 			errs = append(errs, c.run.Stop(ctx))
 		}
+		if c.program != nil {
+			errs = append(errs, c.program.Stop(0))
+		}
 	}
 	var final []lab.Snapshot
 	if w.started {
@@ -237,7 +246,7 @@ func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
 		errs = append(errs, w.stopServer(ctx, s))
 	}
 	ev, err := w.ground.Close(ctx)
-	ev.Final, ev.Asked = final, w.asked
+	ev.Final, ev.Asked, ev.Servers = final, w.asked, w.served
 	ev.Taken = append(ev.Taken, w.ground.taken()...)
 	return ev, errors.Join(append(errs, err)...)
 }
