@@ -27,10 +27,7 @@ func init() {
 }
 
 // initConfig is what an init is told.
-type initConfig struct {
-	Hosts string
-	Files map[string]string
-}
+type initConfig struct{ Etc, Files map[string]string }
 
 // initReady is its answer, when it has set itself up.
 type initReady struct{ Dir, Error string }
@@ -81,7 +78,7 @@ func reap() {
 }
 
 // mount makes the mount namespace the program's: nothing of it reaches another one. A file system in memory, on a folder
-// where it hides nothing, holds the program's hosts file and its files.
+// where it hides nothing, holds the program's files and those that it finds below /etc.
 func (c initConfig) mount() (dir string, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return "", fmt.Errorf("make mounts private: %w", err)
@@ -93,36 +90,35 @@ func (c initConfig) mount() (dir string, err error) {
 	if err := unix.Mount("ctlab", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=64m"); err != nil {
 		return "", fmt.Errorf("mount a file system in memory on %s: %w", place, err)
 	}
-	if err := c.mountHosts(filepath.Join(place, "hosts")); err != nil {
+	etc := filepath.Join(place, "etc")
+	if err := write(etc, c.Etc); err != nil {
 		return "", err
+	}
+	for name := range c.Etc {
+		at := filepath.Join("/etc", name)
+		if _, err := os.Stat(at); err != nil {
+			continue // there is none to be replaced
+		}
+		if err := unix.Mount(filepath.Join(etc, name), at, "", unix.MS_BIND, ""); err != nil {
+			return "", fmt.Errorf("mount over %s: %w", at, err)
+		}
 	}
 	if len(c.Files) == 0 {
 		return "", nil
 	}
 	dir = filepath.Join(place, "files")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", err
-	}
-	for name, text := range c.Files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return "", err
-		}
-	}
-	return dir, nil
+	return dir, write(dir, c.Files)
 }
 
-const etcHosts = "/etc/hosts"
-
-// mountHosts puts the program's hosts file in place of the machine's.
-func (c initConfig) mountHosts(path string) error {
-	if _, err := os.Stat(etcHosts); err != nil || c.Hosts == "" {
-		return nil // there is none to be replaced
-	}
-	if err := os.WriteFile(path, []byte(c.Hosts), 0o644); err != nil {
+// write makes a folder with files.
+func write(dir string, files map[string]string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(path, etcHosts, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount over %s: %w", etcHosts, err)
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
 }

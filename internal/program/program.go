@@ -29,8 +29,9 @@ type Spec struct {
 	Argv []string
 	// Base is the folder to which a program's name with a slash in it is relative.
 	Base string
-	// Hosts is the text of /etc/hosts as the program finds it; where that file is missing, it stays so.
-	Hosts string
+	// Etc are texts of files below /etc by their names, such as hosts, as the program finds them. What the machine does
+	// not have is missing there as well.
+	Etc map[string]string
 	// Files, if there are any, are written to a folder of the program's own, in memory, in which it then runs.
 	Files map[string]string
 }
@@ -62,7 +63,7 @@ func Start(ns *netns.NS, s Spec) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := startInit(initConfig{Hosts: s.Hosts, Files: s.Files})
+	in, err := startInit(initConfig{Etc: s.Etc, Files: s.Files})
 	if err != nil {
 		return nil, err
 	}

@@ -96,10 +96,10 @@ func TestFilesAndHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounts := mountinfo(t)
-	p := start(t, program.Spec{Argv: shell("cat Corefile; getent hosts kube-dns; basename $(pwd); echo x > new && ls"), Hosts: "127.0.0.1 localhost\n10.96.0.10 kube-dns\n",
+	p := start(t, program.Spec{Argv: shell("cat Corefile; getent hosts kube-dns; ls /etc/no-such-file 2>&1 | wc -l; basename $(pwd); echo x > new && ls"), Etc: map[string]string{"hosts": "127.0.0.1 localhost\n10.96.0.10 kube-dns\n", "nsswitch.conf": "hosts: files\n", "no-such-file": "x"},
 		Files: map[string]string{"Corefile": ". {\n}\n"}})
 	<-p.Done()
-	if want := ". {\n}\n10.96.0.10      kube-dns\nfiles\nCorefile\nnew\n"; p.Stdout() != want || p.Exit() != 0 {
+	if want := ". {\n}\n10.96.0.10      kube-dns\n1\nfiles\nCorefile\nnew\n"; p.Stdout() != want || p.Exit() != 0 {
 		t.Errorf("exit %d, %q, %q; want %q", p.Exit(), p.Stdout(), p.Stderr(), want)
 	}
 	if after, _ := os.ReadFile("/etc/hosts"); string(after) != string(before) {

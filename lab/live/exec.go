@@ -33,7 +33,7 @@ func (g *Ground) Start(node string, c lab.Command) (play.Program, error) {
 			return nil, err
 		}
 	}
-	spec := program.Spec{Argv: c.Argv, Base: filepath.Dir(g.lab.File), Hosts: g.hosts(), Files: map[string]string{}}
+	spec := program.Spec{Argv: c.Argv, Base: filepath.Dir(g.lab.File), Etc: g.etc(), Files: map[string]string{}}
 	for _, f := range c.Files {
 		spec.Files[f.Name] = f.Text
 	}
@@ -67,13 +67,14 @@ func (s *started) Output() lab.Program {
 	return out
 }
 
-// hosts is the hosts file of programs: the lab's names.
-func (g *Ground) hosts() string {
-	lines := []string{"127.0.0.1 localhost"}
+// etc is how programs resolve names: the lab's are known, and nobody is asked for others. Questions to the machine's
+// own resolvers would be traffic of the lab.
+func (g *Ground) etc() map[string]string {
+	hosts := "127.0.0.1 localhost\n"
 	for _, n := range g.names() {
-		lines = append(lines, n.Addr.String()+" "+n.Name)
+		hosts += n.Addr.String() + " " + n.Name + "\n"
 	}
-	return strings.Join(lines, "\n") + "\n"
+	return map[string]string{"hosts": hosts, "nsswitch.conf": "hosts: files\n", "resolv.conf": "# the node itself\n"}
 }
 
 // Listening reports whether a node has a socket at a port, by the list that the kernel shows.
