@@ -29,6 +29,8 @@ type Spec struct {
 	Argv []string
 	// Base is the folder to which a program's name with a slash in it is relative.
 	Base string
+	// Env are further variables of the environment, as NAME=VALUE.
+	Env []string
 	// Etc are texts of files below /etc by their names, such as hosts, as the program finds them. What the machine does
 	// not have is missing there as well.
 	Etc map[string]string
@@ -74,6 +76,7 @@ func Start(ns *netns.NS, s Spec) (*Program, error) {
 		p.cmd.Dir = in.dir
 	}
 	p.cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":"+strings.Join(systemDirs(), ":"))
+	p.cmd.Env = append(p.cmd.Env, s.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at the terminal is not for it
 	p.cmd.WaitDelay = outputDelay

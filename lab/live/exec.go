@@ -33,7 +33,7 @@ func (g *Ground) Start(node string, c lab.Command) (play.Program, error) {
 			return nil, err
 		}
 	}
-	spec := program.Spec{Argv: c.Argv, Base: filepath.Dir(g.lab.File), Etc: g.etc(), Files: map[string]string{}}
+	spec := program.Spec{Argv: c.Argv, Base: filepath.Dir(g.lab.File), Env: g.env(node), Etc: g.etc(), Files: map[string]string{}}
 	for _, f := range c.Files {
 		spec.Files[f.Name] = f.Text
 	}
@@ -65,6 +65,15 @@ func (s *started) Output() lab.Program {
 	default:
 	}
 	return out
+}
+
+// env says to a program where it runs, so that one configuration does for all nodes.
+func (g *Ground) env(node string) []string {
+	env := []string{"CTLAB_NODE=" + node}
+	if a := g.lab.Node(node).Address; a.IsValid() {
+		env = append(env, "CTLAB_ADDRESS="+a.Addr().String())
+	}
+	return env
 }
 
 // etc is how programs resolve names: the lab's are known, and nobody is asked for others. Questions to the machine's
