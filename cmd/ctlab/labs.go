@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"ctlab/checks/model"
 	"ctlab/lab"
+	"ctlab/lab/report"
 	"ctlab/labs"
 )
 
@@ -137,9 +139,12 @@ func newLabs() *cobra.Command {
 				if err != nil {
 					return exit(exitBroken, err)
 				}
-				fmt.Fprintf(out, "%-24s %s\n", name, l.About)
+				errs := []error{report.Hanging(out, fmt.Sprintf("%-26s ", name), l.About)}
 				for _, v := range l.Variants {
-					fmt.Fprintf(out, "  %-24s %s\n", v.Name, v.About)
+					errs = append(errs, report.Hanging(out, fmt.Sprintf("  %-24s ", v.Name), v.About))
+				}
+				if err := errors.Join(errs...); err != nil {
+					return exit(exitBroken, fmt.Errorf("write list: %w", err))
 				}
 			}
 			return nil
