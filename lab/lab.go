@@ -117,7 +117,10 @@ type Rules struct {
 }
 
 // Sysctl is a setting below net.
-type Sysctl struct{ Name, Value string }
+type Sysctl struct {
+	Name, Value string
+	Pos         Pos
+}
 
 // Port is a service port.
 type Port struct {

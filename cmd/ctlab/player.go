@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -81,6 +82,11 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 				return all, nil
 			}
 			continue
+		}
+		var setting *lab.SettingError
+		if errors.As(r.Err, &setting) && setting.Input() {
+			cancel()
+			return all, exit(exitBadInput, setting)
 		}
 		all.results = append(all.results, r)
 		if err := each(r); err != nil {

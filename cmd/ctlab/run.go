@@ -98,6 +98,9 @@ func prepared(cmd *cobra.Command, args []string, variant, kernel string, jobs in
 	if err != nil {
 		return nil, nil, badInput(cmd.ErrOrStderr(), err)
 	}
+	for _, w := range warnings(all) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "ctlab: warning:", w)
+	}
 	return profile, all, nil
 }
 

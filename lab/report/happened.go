@@ -190,12 +190,18 @@ func tally(all []lab.Attempt, control bool) string {
 			}
 			n++
 			took += a.Took
+			if class == lab.WrongSource {
+				by.add(a.From.String())
+				continue
+			}
 			by.add(a.By)
 		}
 		switch {
 		case n == 0:
 		case class == lab.Answered:
 			parts = append(parts, fmt.Sprintf("answered %d%s (%s)", n, by.from(), fineMS(took/time.Duration(n))))
+		case class == lab.WrongSource:
+			parts = append(parts, fmt.Sprintf("%s %d from %s", class, n, strings.Join(by.names, ", ")))
 		default:
 			parts = append(parts, fmt.Sprintf("%s %d", class, n))
 		}
