@@ -38,7 +38,7 @@ var allowed = map[string]struct {
 	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
 		"checks/trace", "checks/kernel", "checks/observe", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
 	"labs": {},
-	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology"},
+	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology", "internal/program"},
 		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag"}},
 }
 
