@@ -18,6 +18,7 @@ type vmFlags struct {
 	cpus, memory  int
 	boot, silence time.Duration
 	out           outputs
+	console       string
 }
 
 func newVM() *cobra.Command {
@@ -57,6 +58,7 @@ complains in its log (exit 5).`,
 	c.Flags().IntVar(&f.memory, "memory", 384, "memory of the guest, MiB")
 	c.Flags().DurationVar(&f.boot, "boot-timeout", 60*time.Second, "how long the guest may take until it is up")
 	c.Flags().DurationVar(&f.silence, "silence", 60*time.Second, "how long the guest may say nothing after that; it says every second that it is alive")
+	c.Flags().StringVar(&f.console, "console", "", "write what the guest's kernel says to this file")
 	f.out.flags(c)
 	return c
 }

@@ -48,6 +48,14 @@ func vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	tell := func(what string) { fmt.Fprintln(cmd.ErrOrStderr(), "ctlab: vm:", escapeLines(what)) }
 	m := guest.Machine{QEMU: qemu, Accel: guest.Accel(f.accel), CPUs: f.cpus, Memory: f.memory,
 		BootTimeout: f.boot, Silence: f.silence, Progress: tell, Stderr: cmd.ErrOrStderr()}
+	if f.console != "" {
+		file, err := os.Create(f.console)
+		if err != nil {
+			return exit(exitBadInput, fmt.Errorf("--console: %w", err))
+		}
+		defer file.Close()
+		m.Console = file
+	}
 	began := time.Now()
 	release, err := f.load(cmd.Context(), &m, args)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,7 +30,7 @@ const readyLine = "ctlab: the guest is ready"
 
 // IsInit reports whether this process is the first one of a guest.
 func IsInit() bool {
-	return os.Getpid() == 1 && len(os.Args) == 2 && os.Args[1] == roleWord
+	return os.Getpid() == 1 && slices.Contains(os.Args[1:], roleWord) // beside words that the kernel does not know
 }
 
 // Init is what the guest's first process does: it mounts what programs expect, loads modules, runs ctlab and sends what comes of

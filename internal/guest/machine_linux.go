@@ -31,6 +31,7 @@ type Machine struct {
 
 	Progress func(string) // told what happens; may be nil
 	Stderr   io.Writer    // gets what ctlab in the guest writes to stderr, as it comes
+	Console  io.Writer    // gets what the guest's kernel writes to its serial line, of all attempts; may be nil
 }
 
 // Result is what a guest had to say.
@@ -242,10 +243,14 @@ func (m *Machine) start(ctx context.Context, accel Accel) (*process, error) {
 		kill()
 		return nil, errors.Join(err, closed, port.Close(), serial.Close())
 	}
+	console := io.Writer(&p.console)
+	if m.Console != nil {
+		console = io.MultiWriter(console, m.Console)
+	}
 	go func() {
 		defer close(p.heard)
 		defer serial.Close()
-		_, _ = io.Copy(&p.console, serial) // it ends with QEMU, in whatever way
+		_, _ = io.Copy(console, serial) // it ends with QEMU, in whatever way
 	}()
 	return p, nil
 }
