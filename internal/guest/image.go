@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"crypto/rand"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ type Job struct {
 	Args    []string `json:"args"`    // of ctlab
 	Dir     string   `json:"dir"`     // the working folder
 	Modules []string `json:"modules"` // files, in the order of loading
+	Seed    []byte   `json:"seed"`    // of the kernel's random numbers
 	JUnit   bool     `json:"junit"`   // whether the report and the traces are wanted
 	Trace   bool     `json:"trace"`
 }
@@ -57,6 +59,10 @@ func (m Image) Write(w io.Writer) (missing []string, err error) {
 		name := "/ctlab/modules/" + mod.name + ".ko"
 		a.file(name, 0o644, mod.content)
 		m.Job.Modules = append(m.Job.Modules, name)
+	}
+	m.Job.Seed = make([]byte, 256)
+	if _, err := rand.Read(m.Job.Seed); err != nil {
+		return nil, err
 	}
 	job, err := json.Marshal(m.Job)
 	if err != nil {
