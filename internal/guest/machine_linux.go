@@ -32,6 +32,8 @@ type Machine struct {
 	Progress func(string) // told what happens; may be nil
 	Stderr   io.Writer    // gets what ctlab in the guest writes to stderr, as it comes
 	Console  io.Writer    // gets what the guest's kernel writes to its serial line, of all attempts; may be nil
+
+	probe func() error // in place of ProbeKVM, in tests
 }
 
 // Result is what a guest had to say.
@@ -68,7 +70,7 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	accel := m.Accel
 	if accel == Auto {
 		accel = KVM
-		if err := ProbeKVM("/proc/cpuinfo", "/dev/kvm"); err != nil {
+		if err := m.probeKVM(); err != nil {
 			accel = TCG
 			m.say(fmt.Sprintf("no KVM here (%v)", err))
 		}
@@ -89,6 +91,13 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 		}
 		m.say(fmt.Sprintf("retry %d of %d", len(failures), Retries))
 	}
+}
+
+func (m *Machine) probeKVM() error {
+	if m.probe != nil {
+		return m.probe()
+	}
+	return ProbeKVM("/proc/cpuinfo", "/dev/kvm")
 }
 
 func (m *Machine) say(what string) {
