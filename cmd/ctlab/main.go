@@ -55,6 +55,7 @@ func exit(code int, err error) error {
 }
 
 func main() {
+	firstProcess()
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -103,6 +104,6 @@ field by field, against a userspace model that is driven by the recorded inputs 
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().Bool("no-color", false, "plain text, also on a terminal (as with NO_COLOR)")
-	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newVM(), newVersion())
 	return root
 }

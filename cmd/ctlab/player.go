@@ -216,6 +216,22 @@ func (o *outputs) open() error {
 	return nil
 }
 
+// fill writes the files of --junit and --trace as they are, and closes them.
+func (o *outputs) fill(junit, trace []byte) error {
+	var errs []error
+	for _, f := range []struct {
+		file    *os.File
+		content []byte
+	}{{o.junitFile, junit}, {o.traceFile, trace}} {
+		if f.file == nil {
+			continue
+		}
+		_, err := f.file.Write(f.content)
+		errs = append(errs, err, f.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // write gives out a result as soon as it is there: the text of the report, and the traces.
 func (o *outputs) write(cmd *cobra.Command, r *lab.Result, opt report.Options) error {
 	if o.traceFile != nil {
