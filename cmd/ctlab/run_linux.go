@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"ctlab/internal/program"
@@ -66,7 +67,7 @@ func inUserNamespace() (int, error) {
 		Pdeathsig:   syscall.SIGKILL,
 	}
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, interrupts()...)
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
 		return 0, err
@@ -90,6 +91,9 @@ func inUserNamespace() (int, error) {
 	}
 	if code := cmd.ProcessState.ExitCode(); code >= 0 {
 		return code, nil
+	}
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && slices.Contains(interrupts(), os.Signal(s.Signal())) {
+		return exitInterrupted, nil // before it could listen to signals, and so before it had made anything
 	}
 	fmt.Fprintln(os.Stderr, "ctlab: the process in the user namespace ended:", cmd.ProcessState)
 	return exitBroken, nil
