@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -18,6 +17,7 @@ type Result struct {
 	Steps       []StepResult
 	Evidence    Evidence
 	Comparisons []trace.Report // one a tracked node; of a simulated run for stories only
+	Skipped     string         // why it was not played, and what would mend that; or ""
 	Err         error          // why the run ended early, or nil
 	CloseErr    error          // what went wrong when the network was taken down
 	Wall        time.Duration  // from Build to Close
@@ -71,18 +71,27 @@ type Verdict string
 const (
 	Pass         Verdict = "PASS"
 	Fail         Verdict = "FAIL"         // a want was not met, or kernel and model differ
+	Skipped      Verdict = "SKIPPED"      // this machine lacks what the lab needs
 	Unclear      Verdict = "INCONCLUSIVE" // evidence was lost, or a step could not be played in this world
 	Broken       Verdict = "BROKEN"       // something broke, or was left behind
 	Interrupted  Verdict = "INTERRUPTED"
 	cleanupLimit         = 10 * time.Second
 )
 
+// ErrEvidenceLost says that something happened of which the record is not complete, so that there is no verdict.
+var ErrEvidenceLost = errors.New("evidence was lost")
+
 // Verdict of the run.
 func (r *Result) Verdict() Verdict {
+	err := errors.Join(r.Err, r.CloseErr)
 	switch {
+	case r.Skipped != "":
+		return Skipped
 	case errors.Is(r.Err, context.Canceled):
 		return Interrupted
-	case r.Err != nil || r.CloseErr != nil:
+	case err != nil && onlyLost(err):
+		return Unclear
+	case err != nil:
 		return Broken
 	}
 	met, all := r.Wants()
@@ -103,6 +112,18 @@ func (r *Result) Verdict() Verdict {
 		return Unclear
 	}
 	return Pass
+}
+
+// onlyLost reports whether nothing is wrong but that evidence was lost.
+func onlyLost(err error) bool {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(many.Unwrap(), func(e error) bool { return !onlyLost(e) })
+	}
+	if err == ErrEvidenceLost {
+		return true
+	}
+	inner := errors.Unwrap(err)
+	return inner != nil && onlyLost(inner)
 }
 
 // Progress is told what happens, for a person who waits.
@@ -149,26 +170,11 @@ func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
 // compare replays each trace through the model. A lab that leaves the model out says why.
 func (r *Result) compare(override *model.Profile) {
 	for _, t := range r.Evidence.Traces {
-		p, err := TraceProfile(t.Header)
-		if override != nil {
-			p, err = *override, nil
-		}
+		p, err := t.Header.Model(override)
 		if err != nil {
 			r.CloseErr = errors.Join(r.CloseErr, err)
 			continue
 		}
 		r.Comparisons = append(r.Comparisons, trace.Replay(t, p))
 	}
-}
-
-// TraceProfile is the profile that a trace was recorded under: its release's, with what probing found.
-func TraceProfile(h trace.Header) (model.Profile, error) {
-	p, err := model.ProfileFor(h.Profile)
-	if err != nil {
-		return p, fmt.Errorf("trace of %s: %w", h.Node, err)
-	}
-	if h.Assured != "" {
-		p.Assured = h.Assured
-	}
-	return p, nil
 }

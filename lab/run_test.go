@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -43,8 +44,8 @@ func (f *fake) Do(_ context.Context, s *lab.Step) (lab.Outcome, error) {
 		out.Snapshots = f.snaps
 	}
 	out.Deleted = f.deleted[s.Name]
-	if s.Kind == lab.Exec {
-		out.Program = f.program
+	if s.Kind == lab.Exec && f.program != nil {
+		out.Programs = []lab.Program{*f.program}
 	}
 	if f.notAt != "" && s.Name == f.notAt {
 		out.NotPlayed = "this world has no programs"
@@ -129,5 +130,30 @@ func TestClosedAlways(t *testing.T) {
 	w = world(t)
 	if r := lab.Run(ctx, load(t, "{sent: 3}", "{stale: 1}"), w, lab.Options{}); w.closed != 1 || r.Verdict() != lab.Interrupted {
 		t.Errorf("interrupted: closed %d, %s", w.closed, r.Verdict())
+	}
+}
+
+// An error weighs more than lost evidence, and an interrupt more than both.
+func TestVerdictOfErrors(t *testing.T) {
+	lost := fmt.Errorf("table of node: dump interrupted: %w", lab.ErrEvidenceLost)
+	broken := errors.New("the link is gone")
+	for _, c := range []struct {
+		name            string
+		err, atTheClose error
+		want            lab.Verdict
+	}{
+		{"nothing", nil, nil, lab.Pass},
+		{"lost in a step", fmt.Errorf("step 3: %w", lost), nil, lab.Unclear},
+		{"lost at the end", nil, errors.Join(nil, lost), lab.Unclear},
+		{"lost twice", lost, errors.Join(lost, lost), lab.Unclear},
+		{"broken", broken, nil, lab.Broken},
+		{"lost, and broken at the end", lost, broken, lab.Broken},
+		{"both at the end", nil, errors.Join(lost, fmt.Errorf("close: %w", broken)), lab.Broken},
+		{"interrupted and lost", context.Canceled, lost, lab.Interrupted},
+	} {
+		r := lab.Result{Lab: &lab.Lab{}, Err: c.err, CloseErr: c.atTheClose}
+		if got := r.Verdict(); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
 	}
 }

@@ -32,9 +32,12 @@ type Listener struct {
 	err      error
 }
 
-// eventBuffer is the receive buffer asked for: an event is accounted with 1,280 bytes of it, so this
-// holds about 13,000 (the kernel doubles the number).
-const eventBuffer = 8 << 20
+// EventBuffer is the receive buffer asked for, in bytes, and EventCost what an event is accounted with. The
+// kernel doubles the number that is asked for (sock_setsockopt in net/core/sock.c), so it holds about 13,000.
+const (
+	EventBuffer = 16 << 20
+	EventCost   = 1280
+)
 
 // eventSize is more than the longest message about an entry, in bytes.
 const eventSize = 64 << 10
@@ -50,9 +53,9 @@ func Listen(ns *netns.NS, clock Clock) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen to conntrack events in %s: %w", ns.Name(), err)
 	}
-	if err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer); err != nil {
-		// Refused in a user namespace: the default buffer has to do, and an overflow is reported as loss.
-		_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, eventBuffer)
+	if err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, EventBuffer/2); err != nil {
+		// Refused in a user namespace: what net.core.rmem_max allows has to do, and an overflow is reported as loss.
+		_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, EventBuffer/2)
 	}
 	l.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
@@ -62,6 +65,15 @@ func Listen(ns *netns.NS, clock Clock) (*Listener, error) {
 	l.done.Add(1)
 	go l.collect()
 	return l, nil
+}
+
+// Buffer is the size of the receive buffer, in bytes; 0 if the kernel does not say.
+func (l *Listener) Buffer() int {
+	n, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (l *Listener) collect() {

@@ -37,16 +37,18 @@ func node(t *testing.T) *topology.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ipt, err := topology.FindIptables(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
 	text, err := service.Rules(nil, nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ipt.Load(context.Background(), n, text, false); err != nil {
-		t.Fatal(err)
+	for ipt, err := range topology.FindIptables(context.Background(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ipt.Load(context.Background(), n, text, false); err != nil {
+			t.Fatal(err)
+		}
+		break
 	}
 	return n
 }

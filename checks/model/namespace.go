@@ -195,7 +195,15 @@ func (n *Namespace) NotModelled() []string { return n.unknown }
 func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missing)) }
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
-func (n *Namespace) Load(text string, noflush bool) error { return n.rules.Restore(text, noflush) }
+func (n *Namespace) Load(text string, noflush bool) error {
+	if err := n.rules.Restore(text, noflush); err != nil {
+		return err
+	}
+	if n.cfg.Profile.Legacy {
+		n.rules.beginTurns(text)
+	}
+	return nil
+}
 
 // Rules gives the present rules; the caller must not change them.
 func (n *Namespace) Rules() *Ruleset { return n.rules }

@@ -167,7 +167,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	w.notrack = w.notrack || ev.notrack
 	if v != dropped {
 		if name == "filter" || ev.by != "" {
-			w.say(doChain, fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
+			w.say(n.chainWalker(), fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
 		}
 		return true
 	}
@@ -176,7 +176,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 		does = " rejects it"
 	}
 	w.dropped = name + " " + w.hook + ": " + ev.decider() + does
-	w.say(doChain, w.dropped)
+	w.say(n.chainWalker(), w.dropped)
 	if ev.reject == nil {
 		return false
 	}
@@ -186,8 +186,13 @@ func (n *Namespace) table(w *walk, name string) bool {
 	return false
 }
 
-// doChain is the function that walks the chains of iptables-nft.
-const doChain = "nft_do_chain"
+// chainWalker is the function that walks the chains of iptables-nft, or of iptables-legacy.
+func (n *Namespace) chainWalker() string {
+	if n.cfg.Profile.Legacy {
+		return "ipt_do_table"
+	}
+	return "nft_do_chain"
+}
 
 // deliver is INPUT and what the stack does then: an ICMP error is heard by the sender, a datagram that no
 // socket takes is answered with port unreachable (__udp4_lib_rcv).

@@ -36,7 +36,10 @@ type Profile struct {
 	WholeRange bool
 	// RandomDestination: a search for a destination port starts anywhere (5.0 to 6.7), else at the first one.
 	RandomDestination bool
-	FromSource        bool // read in the source of that release, not seen running
+	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
+	// This is a matter of the program, not of the release.
+	Legacy     bool
+	FromSource bool // read in the source of that release, not seen running
 }
 
 // profiles are ordered by release; conntrack-kernel facts per tree are in the comments of the fields.

@@ -55,6 +55,25 @@ type target struct {
 // NewRuleset is an empty Ruleset: no table is loaded.
 func NewRuleset() *Ruleset { return &Ruleset{tables: map[string]*table{}} }
 
+// beginTurns lets rules that count (statistic --mode nth) begin anew, in all tables that the text has: where a table
+// is replaced as a whole each of its rules is made anew, with a count of its own (statistic_mt_check in
+// net/netfilter/xt_statistic.c; do_replace in net/ipv4/netfilter/ip_tables.c). Packet counters are carried over by
+// iptables-restore.
+func (rs *Ruleset) beginTurns(text string) {
+	for line := range strings.Lines(text) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "*")
+		t := rs.tables[name]
+		if !ok || t == nil {
+			continue
+		}
+		for _, c := range t.chains {
+			for _, r := range c.rules {
+				r.nth = 0
+			}
+		}
+	}
+}
+
 // Clone copies the rules with their counters.
 func (rs *Ruleset) Clone() *Ruleset {
 	c := NewRuleset()

@@ -112,9 +112,9 @@ func TestJiffies(t *testing.T) {
 		}
 		t.Skip("this kernel does not tell its jiffies without privileges")
 	}
-	c.Watch(3)
+	c.Watch(3, nil)
 	c.Now()
-	c.Watch(3)
+	c.Watch(3, nil)
 	c.Now()
 	if k := c.Ticks().known; k[1].least <= k[0].most {
 		t.Errorf("jiffies stood still: %v", k)

@@ -43,6 +43,9 @@ const (
 	frames    = blocks * blockSize / frameSize
 )
 
+// ErrClockStepped says that stamps taken before and after do not compare.
+var ErrClockStepped = errors.New("the wall clock was stepped during the run")
+
 // Tap is an AF_PACKET ring over all devices of a namespace. The ring (and not recvmsg) is used for its
 // stamps: with no stamp on the packet the kernel takes one in tpacket_rcv, right before the hooks
 // (net/packet/af_packet.c, 6.18), while recvmsg would stamp when the reader comes around.
@@ -59,6 +62,17 @@ type Tap struct {
 
 // Open taps a namespace from now on, including devices that come later.
 func Open(ns *netns.NS) (*Tap, error) {
+	t, err := open(ns)
+	if err != nil {
+		return nil, err
+	}
+	t.done.Add(1)
+	go t.collect()
+	return t, nil
+}
+
+// open makes a tap from which nobody reads yet.
+func open(ns *netns.NS) (*Tap, error) {
 	t := &Tap{fd: -1, stop: -1, offset: WallOffset()}
 	err := ns.Do(func() (err error) {
 		t.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -71,8 +85,6 @@ func Open(ns *netns.NS) (*Tap, error) {
 		t.release()
 		return nil, fmt.Errorf("tap %s: %w", ns.Name(), err)
 	}
-	t.done.Add(1)
-	go t.collect()
 	return t, nil
 }
 
@@ -158,7 +170,8 @@ func (t *Tap) decode(h *unix.Tpacket2Hdr, f []byte) (fr Frame, ok bool) {
 }
 
 // Close stops the tap and returns what it saw, in the order in which the kernel put it into the ring,
-// and how many frames were lost because the ring was full.
+// and how many frames were lost because the ring was full. The socket goes some 30 ms later, which nobody waits for:
+// closing a ring waits for two RCU grace periods (packet_release and packet_set_ring in net/packet/af_packet.c).
 func (t *Tap) Close() (seen []Frame, lost int, err error) {
 	if _, err := unix.Write(t.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 		return nil, 0, fmt.Errorf("stop tap: %w", err)
@@ -170,9 +183,10 @@ func (t *Tap) Close() (seen []Frame, lost int, err error) {
 		lost = int(st.Drops)
 	}
 	if moved := time.Duration(WallOffset() - t.offset).Abs(); moved > tolerance {
-		err = errors.Join(err, fmt.Errorf("the wall clock was stepped by %v during the run", moved))
+		err = errors.Join(err, fmt.Errorf("%w by %v", ErrClockStepped, moved))
 	}
-	err = errors.Join(err, t.err, t.release())
+	go func() { _ = t.release() }() // what it can say, nobody could do anything about
+	err = errors.Join(err, t.err)
 	if err != nil {
 		err = fmt.Errorf("tap: %w", err)
 	}

@@ -47,14 +47,24 @@ func parseFile(t *testing.T, path string) []trace.Trace {
 	return traces
 }
 
+// With iptables-legacy each load replaces whole tables, so that the turns of all their rules begin anew; with nft
+// they go on. The recorded run shows the former.
+func TestTurnsBeginAnewInLegacyTables(t *testing.T) {
+	tr := recorded(t)["6.18-legacy-turns.trace#0"]
+	if v := trace.Replay(tr, profileOf(t, tr)).Verdict(); v != trace.Same {
+		t.Errorf("as recorded: %s", v)
+	}
+	tr.Legacy = false
+	if v := trace.Replay(tr, profileOf(t, tr)).Verdict(); v != trace.Different {
+		t.Errorf("as if nft had loaded the rules: %s", v)
+	}
+}
+
 func profileOf(t *testing.T, tr trace.Trace) model.Profile {
 	t.Helper()
-	p, err := model.ProfileFor(tr.Profile)
+	p, err := tr.Model(nil)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if tr.Assured != "" {
-		p.Assured = tr.Assured
 	}
 	return p
 }

@@ -43,6 +43,9 @@ func writeHeader(w io.Writer, h Header) {
 	fmt.Fprintln(w, "kernel", h.Kernel)
 	fmt.Fprintln(w, "profile", h.Profile)
 	fmt.Fprintln(w, "assured", h.Assured)
+	if h.Legacy {
+		fmt.Fprintln(w, "iptables legacy")
+	}
 	fmt.Fprintln(w, "hz", h.HZ)
 	for _, l := range h.Lost {
 		fmt.Fprintln(w, "lost", l)
@@ -167,6 +170,11 @@ func (p *parser) header(word, rest string) error {
 		h.Profile = rest
 	case "assured":
 		h.Assured = model.AssuredRule(rest)
+	case "iptables":
+		if rest != "legacy" && rest != "nft" {
+			return fmt.Errorf("iptables %q: want nft or legacy", rest)
+		}
+		h.Legacy = rest == "legacy"
 	case "hz":
 		n, err := strconv.ParseInt(rest, 10, 64)
 		if err != nil || n < 1 || n > 10000 {

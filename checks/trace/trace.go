@@ -110,9 +110,29 @@ type Header struct {
 	Kernel  string            // release, as uname -r prints it
 	Profile string            // the model's profile that was found by probing
 	Assured model.AssuredRule // the one rule that probing decides
+	Legacy  bool              // the rules were those of iptables-legacy
 	HZ      int64
 	Lost    []string // evidence that was lost; the comparison is inconclusive
 	Names   []Name   // for people
+}
+
+// Model is the profile by which the recording is to be accounted for: that of its release with what probing found,
+// or the given one; in either case with the back end of iptables that was there.
+func (h Header) Model(given *model.Profile) (model.Profile, error) {
+	if given != nil {
+		p := *given
+		p.Legacy = h.Legacy
+		return p, nil
+	}
+	p, err := model.ProfileFor(h.Profile)
+	if err != nil {
+		return p, fmt.Errorf("trace of %s: %w", h.Node, err)
+	}
+	if h.Assured != "" {
+		p.Assured = h.Assured
+	}
+	p.Legacy = h.Legacy
+	return p, nil
 }
 
 // Name says whose an address is.

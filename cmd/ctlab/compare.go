@@ -15,6 +15,7 @@ import (
 type compareFlags struct {
 	variants         []string
 	kernel, format   string
+	iptables         string
 	json, fixes, sim bool
 	seed             uint64
 	jobs             int
@@ -27,7 +28,7 @@ func newCompare() *cobra.Command {
 		Short: "play labs with all their variants, side by side in one table",
 		Long: `Plays each lab as it is and with each of its variants, and prints one table a lab: what was lost, for how
 long, which entries were deleted and which of them were healthy, and where the client's entry leads at the
-end. On this kernel (as root), or predicted. LAB is a file, or the name of a bundled lab.`,
+end. On this kernel, or predicted. LAB is a file, or the name of a bundled lab.`,
 		Args: arguments(1, 0, "lab"),
 		RunE: func(cmd *cobra.Command, args []string) error { return compareLabs(cmd, args, f) },
 	}
@@ -35,6 +36,7 @@ end. On this kernel (as root), or predicted. LAB is a file, or the name of a bun
 	c.Flags().StringVar(&f.format, "format", "text", "text, markdown or json")
 	c.Flags().BoolVar(&f.json, "json", false, "the same as --format json (docs/json.md)")
 	c.Flags().BoolVar(&f.sim, "predicted", false, "predict, instead of playing on this kernel: no root, any system")
+	c.Flags().StringVar(&f.iptables, "iptables", "", iptablesHelp)
 	c.Flags().StringVar(&f.kernel, "kernel", "", "the model's kernel, such as 5.10")
 	c.Flags().Uint64Var(&f.seed, "seed", firstSeed, seedHelp+", in predictions")
 	c.Flags().IntVarP(&f.jobs, "jobs", "j", 1, "how many variants are played at once")
@@ -48,6 +50,9 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 	}
 	if !slices.Contains([]string{"text", "markdown", "json"}, f.format) {
 		return exit(exitBadInput, fmt.Errorf("--format %q: there are text, markdown and json", f.format))
+	}
+	if err := checkIptables(f.iptables); err != nil {
+		return err
 	}
 	if err := atLeastOne("-j", f.jobs); err != nil {
 		return err
@@ -72,7 +77,7 @@ func compareLabs(cmd *cobra.Command, args []string, f compareFlags) error {
 		if err := able(); err != nil {
 			return err
 		}
-		p = onKernel(cmd, profile, nil)
+		p = onKernel(cmd, profile, f.iptables, nil)
 	}
 	all, err := p.playAll(cmd.Context(), labs, f.jobs, func(*lab.Result) error { return nil })
 	if err != nil {

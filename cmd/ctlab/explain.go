@@ -88,10 +88,7 @@ func explained(cmd *cobra.Command, arg string, f explainFlags) ([]trace.Report, 
 	names := report.Names{}
 	var reports []trace.Report
 	for _, t := range traces {
-		p, err := lab.TraceProfile(t.Header)
-		if profile != nil {
-			p, err = *profile, nil
-		}
+		p, err := t.Header.Model(profile)
 		if err != nil {
 			return nil, nil, exit(exitBadInput, err)
 		}

@@ -71,9 +71,17 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 			continue
 		}
 		p.done()
-		if err := cannotRun(r.Err); err != nil {
-			cancel()
-			return all, exit(exitCannotRun, err)
+		lacks := cannotRun(r.Err)
+		if lacks != nil {
+			r.Err = lacks
+		}
+		if lacks != nil && len(r.Steps) == 0 { // nothing to report
+			p.warn(r.Lab, strings.ReplaceAll(lacks.Error(), "\n", "; "))
+			if all.code = worse(all.code, lacks.code); lacks.code == exitCannotRun {
+				cancel()
+				return all, nil
+			}
+			continue
 		}
 		var setting *lab.SettingError
 		if errors.As(r.Err, &setting) && setting.Input() {
@@ -84,6 +92,10 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		if err := each(r); err != nil {
 			cancel()
 			return all, exit(exitBroken, err)
+		}
+		if lacks != nil {
+			all.code = worse(all.code, lacks.code)
+			continue
 		}
 		all.code = worse(all.code, exitCode(r.Verdict()))
 	}

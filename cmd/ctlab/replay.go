@@ -73,10 +73,7 @@ func readTraces(paths []string) ([]trace.Trace, error) {
 }
 
 func replayOne(w io.Writer, t trace.Trace, profile *model.Profile, color bool) (code int, err error) {
-	p, err := lab.TraceProfile(t.Header)
-	if profile != nil {
-		p, err = *profile, nil
-	}
+	p, err := t.Header.Model(profile)
 	if err != nil {
 		return 0, exit(exitBadInput, err)
 	}

@@ -8,11 +8,11 @@ import (
 	"ctlab/lab"
 )
 
-func newWorld(*lab.Lab) (lab.World, func() []handle) { return nil, nil }
+func newWorld(*lab.Lab, string) (lab.World, func() []handle) { return nil, nil }
 
 // able refuses: labs are played on a Linux kernel only.
 func able() error {
 	return exit(exitCannotRun, errors.New("playing labs needs Linux; ctlab predict, compare --predicted, explain, check and replay work here"))
 }
 
-func cannotRun(err error) error { return err }
+func cannotRun(error) *exitError { return nil }

@@ -9,13 +9,14 @@ import (
 	"net/netip"
 	"time"
 
+	"ctlab/checks/kernel"
 	"ctlab/checks/observe"
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/topology"
 )
 
-// calibrationSamples is how many ticks each calibration watches; the earliest of them counts.
+// calibrationSamples is how many ticks the calibration watches at the start; later on it looks now and then.
 const calibrationSamples = 12
 
 // Build makes the network. While it works, another thread calibrates the tick clock and a scratch
@@ -31,23 +32,34 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 	g.calm, g.calmed = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(g.calmed)
-		g.calib.Watch(calibrationSamples)
+		g.calib.Watch(calibrationSamples, g.calm)
 		g.calib.Keep(g.calm)
 	}()
 	g.built = true
-	if g.ipt, err = topology.FindIptables(ctx); err != nil {
-		return set, err
-	}
-	probe := make(chan probeResult, 1)
-	go func() { probe <- probeProfile(ctx, g.ipt) }()
+	probed := make(chan probeResult, 1)
+	go func() { probed <- examine(ctx, g.Backend) }()
 	err = g.build(ctx)
-	found := <-probe
+	found := <-probed
 	if err = errors.Join(err, found.err); err != nil {
 		return set, err
 	}
-	g.profile = found.profile
+	g.profile, g.ipt = found.profile, found.ipt
 	return lab.Setting{Kernel: found.release, Iptables: g.ipt.Version, Profile: g.profile.Name, Probed: found.seen,
-		Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
+		Ordinary: InUserNamespace(), Limits: g.limits(), Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
+}
+
+// limits are what the recording has to do without on this machine.
+func (g *Ground) limits() (out []string) {
+	if !g.calib.Exact() {
+		out = append(out, "the kernel does not tell its tick by BPF, so that each is known to one more")
+	}
+	for _, t := range g.tracked {
+		if n := t.ears.Buffer(); n < kernel.EventBuffer {
+			out = append(out, fmt.Sprintf("room for %d events that are not read yet (net.core.rmem_max)", n/kernel.EventCost))
+			break // all have the same
+		}
+	}
+	return out
 }
 
 func (g *Ground) build(ctx context.Context) error {
@@ -72,14 +84,7 @@ func (g *Ground) build(ctx context.Context) error {
 }
 
 // buildNodes makes the namespaces; a tracked one is recorded before it has a link.
-func (g *Ground) buildNodes() (err error) {
-	defer func() { // whatever happens, the tap must be known when it is stopped
-		for _, t := range g.tracked {
-			if t.tapped != nil {
-				err = errors.Join(err, <-t.tapped)
-			}
-		}
-	}()
+func (g *Ground) buildNodes() error {
 	for _, spec := range g.lab.Nodes {
 		n, err := g.net.AddNode(spec.Name)
 		if err != nil {

@@ -4,8 +4,10 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 
 	"ctlab/checks/kernel"
 	"ctlab/checks/trace"
@@ -36,7 +38,14 @@ func (g *Ground) Load(ctx context.Context, node, text string, noflush bool) erro
 		how = "noflush"
 	}
 	return g.act(node,
-		func(n *topology.Node) error { return g.ipt.Load(ctx, n, text, noflush) },
+		func(n *topology.Node) error {
+			err := g.ipt.Load(ctx, n, text, noflush)
+			var refused *exec.ExitError
+			if errors.As(err, &refused) {
+				return explainRefusal(ctx, g.ipt, text, err)
+			}
+			return err
+		},
 		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Rules, how, text) })
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"ctlab/checks/trace"
 	"ctlab/lab"
+	"ctlab/topology"
 )
 
 // Close ends what still runs, takes the network down and hands over the evidence. A network that was not
@@ -25,7 +26,7 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	}
 	g.built = false
 	begin := time.Now()
-	recalibrated := g.recalibrate()
+	close(g.calm) // the last sample of the tick clock is not older than the pace at which they are taken
 	complete := g.origin != 0
 	errs := []error{g.endPrograms(ctx)}
 	for _, t := range g.tracked {
@@ -35,7 +36,7 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 		errs = append(errs, t.stop())
 	}
 	errs = append(errs, g.net.Close())
-	<-recalibrated
+	<-g.calmed
 	if complete {
 		ev.Traces = g.traces()
 	}
@@ -45,14 +46,18 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	return ev, errors.Join(errs...)
 }
 
-// endPrograms ends clients and servers that were not ended.
+// endPrograms ends clients, servers and programs that were not ended.
 func (g *Ground) endPrograms(ctx context.Context) error {
 	g.mu.Lock()
 	running, sockets, servers := slices.Collect(maps.Keys(g.running)), slices.Collect(maps.Keys(g.sockets)), slices.Collect(maps.Keys(g.servers))
+	programs := slices.Collect(maps.Keys(g.programs))
 	g.mu.Unlock()
 	var errs []error
 	for _, r := range running {
 		errs = append(errs, r.Stop(ctx))
+	}
+	for _, p := range programs {
+		errs = append(errs, p.Stop(0))
 	}
 	for _, s := range sockets {
 		errs = append(errs, s.Close())
@@ -62,18 +67,6 @@ func (g *Ground) endPrograms(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// recalibrate watches the tick once more, beside everything else that is done at the end.
-func (g *Ground) recalibrate() <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		close(g.calm)
-		<-g.calmed
-		g.calib.Watch(calibrationSamples / 3)
-	}()
-	return done
 }
 
 // traces are the recordings of the tracked nodes, on the clock as it is known at the end.
@@ -86,7 +79,7 @@ func (g *Ground) traces() (traces []trace.Trace) {
 		if !g.calib.Agreed() {
 			t.rec.lose("the tick clock could not be read: the machine is too busy, or its ticks come late")
 		}
-		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, HZ: ticks.HZ, Names: g.names()}
+		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, Legacy: g.ipt.Backend() == topology.Legacy, HZ: ticks.HZ, Names: g.names()}
 		traces = append(traces, t.rec.trace(h, ticks, g.origin))
 	}
 	return traces

@@ -21,6 +21,10 @@ import (
 
 // Ground is a lab's network on this kernel.
 type Ground struct {
+	// Backend is the back end of iptables, topology.Nft or topology.Legacy. Empty leaves it to probing, which takes
+	// the machine's default if that works.
+	Backend string
+
 	lab     *lab.Lab
 	net     topology.Network
 	ipt     topology.Iptables
@@ -36,12 +40,13 @@ type Ground struct {
 	phases  []lab.Phase
 	built   bool // Build began
 
-	mu      sync.Mutex // what clients in the background change too
-	used    map[conntrack.Tuple]bool
-	sockets map[*socket]bool
-	servers map[*server]bool
-	running map[*running]bool
-	telling sync.Mutex // one call of Sent at a time
+	mu       sync.Mutex // what clients in the background change too
+	used     map[conntrack.Tuple]bool
+	sockets  map[*socket]bool
+	servers  map[*server]bool
+	running  map[*running]bool
+	programs map[*started]bool
+	telling  sync.Mutex // one call of Sent at a time
 }
 
 var _ play.Ground = (*Ground)(nil)
@@ -49,11 +54,16 @@ var _ play.Ground = (*Ground)(nil)
 // New prepares the ground of a lab; nothing is made yet.
 func New(l *lab.Lab) *Ground {
 	return &Ground{lab: l, clock: observe.Monotonic, nodes: map[string]*topology.Node{}, used: map[conntrack.Tuple]bool{},
-		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}}
+		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}, programs: map[*started]bool{}}
 }
 
-// Ready is called when rules are loaded and programs started: the clock begins.
+// Ready is called when rules are loaded and programs started: the taps are awaited, and the clock begins.
 func (g *Ground) Ready() error {
+	for _, t := range g.tracked {
+		if err := t.awaitTap(); err != nil {
+			return err
+		}
+	}
 	g.origin = g.clock()
 	return nil
 }

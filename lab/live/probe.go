@@ -20,46 +20,74 @@ import (
 // probeResult is what a scratch namespace showed.
 type probeResult struct {
 	release string
+	ipt     topology.Iptables
 	profile model.Profile
 	seen    string
 	err     error
 }
 
-// probeProfile finds the profile of this kernel. Its release only predicts: stable releases carry later
-// rules. So the one rule of the UDP tracker that matters here is tried: a query, its answer and a second
-// query, all at once, and a look whether that made the entry ASSURED.
-func probeProfile(ctx context.Context, ipt topology.Iptables) (r probeResult) {
+// ErrNoRules says that there is iptables, but none whose rules this kernel takes.
+var ErrNoRules = errors.New("no iptables program of this machine can load rules into this kernel")
+
+// examine finds, in a scratch namespace, the iptables programs that work here (of one back end, if one is asked
+// for) and the profile of this kernel.
+func examine(ctx context.Context, backend string) (r probeResult) {
 	r.release = release()
 	if r.profile, r.err = model.ProfileFor(r.release); r.err != nil {
 		return r
 	}
-	assured, err := probeAssured(ctx, ipt)
+	var net topology.Network
+	defer func() { r.err = errors.Join(r.err, net.Close()) }()
+	node, err := net.AddNode("probe")
+	if err == nil {
+		r.ipt, err = chooseIptables(ctx, node, backend)
+	}
 	if err != nil {
-		r.err = fmt.Errorf("probe this kernel: %w", err)
+		r.err = err
 		return r
 	}
-	r.profile = r.profile.ProbedAssured(assured)
-	r.seen = "ASSURED only after 2 s"
-	if assured {
-		r.seen = "ASSURED with the first packet after a reply"
+	if r.profile, r.seen, err = probeProfile(node, r.profile); err != nil {
+		r.err = fmt.Errorf("probe this kernel: %w", err)
 	}
 	return r
 }
 
-func probeAssured(ctx context.Context, ipt topology.Iptables) (assured bool, err error) {
-	var net topology.Network
-	defer func() { err = errors.Join(err, net.Close()) }()
-	node, err := net.AddNode("probe")
-	if err != nil {
-		return false, err
-	}
+// chooseIptables loads the anchor rule with the programs of one back end after the other, and takes the first with
+// which that works.
+func chooseIptables(ctx context.Context, node *topology.Node, backend string) (topology.Iptables, error) {
 	text, err := service.Rules(nil, nil, true)
 	if err != nil {
-		return false, err
+		return topology.Iptables{}, err
 	}
-	if err := ipt.Load(ctx, node, text, false); err != nil {
-		return false, err
+	var refused []error
+	for ipt, err := range topology.FindIptables(ctx, backend) {
+		if err == nil {
+			err = ipt.Load(ctx, node, text, false)
+		}
+		if err == nil || errors.Is(err, topology.ErrNoIptables) || ctx.Err() != nil {
+			return ipt, err
+		}
+		refused = append(refused, err)
 	}
+	return topology.Iptables{}, fmt.Errorf("%w: %w", ErrNoRules, errors.Join(refused...))
+}
+
+// probeProfile finds the profile of this kernel. Its release only predicts: stable releases carry later
+// rules. So the one rule of the UDP tracker that matters here is tried: a query, its answer and a second
+// query, all at once, and a look whether that made the entry ASSURED.
+func probeProfile(node *topology.Node, p model.Profile) (model.Profile, string, error) {
+	assured, err := probeAssured(node)
+	if err != nil {
+		return p, "", err
+	}
+	seen := "ASSURED only after 2 s"
+	if assured {
+		seen = "ASSURED with the first packet after a reply"
+	}
+	return p.ProbedAssured(assured), seen, nil
+}
+
+func probeAssured(node *topology.Node) (assured bool, err error) {
 	a := netip.MustParseAddrPort("127.0.0.1:40000")
 	b := netip.MustParseAddrPort("127.0.0.1:40001")
 	client, err := node.NS.DialUDP(a, b, nil)

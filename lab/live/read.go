@@ -11,6 +11,7 @@ import (
 	"ctlab/checks/conntrack"
 	"ctlab/checks/kernel"
 	"ctlab/checks/trace"
+	"ctlab/lab"
 	"ctlab/lab/play"
 )
 
@@ -65,7 +66,7 @@ func (g *Ground) Dump(node string) ([]play.Read, error) {
 		t.rec.saw(at, at.To, trace.Dumped, itoa(uint32(len(reads))), "")
 		return out, nil
 	}
-	return nil, fmt.Errorf("table of %s: dump interrupted %d times in a row", node, dumpTries)
+	return nil, fmt.Errorf("table of %s: dump interrupted %d times in a row: %w", node, dumpTries, lab.ErrEvidenceLost)
 }
 
 // Count is the number of entries in the namespace.

@@ -35,7 +35,7 @@ func ticks() observe.Ticks {
 	if err != nil {
 		panic(err)
 	}
-	c.Watch(1)
+	c.Watch(1, nil)
 	return c.Ticks()
 }
 

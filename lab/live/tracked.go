@@ -25,7 +25,8 @@ type tracked struct {
 	clock  clock
 	rec    recorder
 	tap    *observe.Tap
-	tapped chan error // says that tap is open, or why not
+	tapped chan struct{} // closed when tap is open, or tapErr says why not
+	tapErr error
 	table  *kernel.Table
 	ears   *kernel.Listener
 	neigh  *observe.Neighbours
@@ -59,12 +60,11 @@ func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
 		return err
 	}
 	t.rec.did(t.clock.now(), trace.Listen, "", "")
-	// Setting up the ring waits for the kernel's RCU, so it goes on while other nodes are made.
-	t.tapped = make(chan error, 1)
+	// Setting up the ring waits for the kernel's RCU, so it goes on while the rest is built.
+	t.tapped = make(chan struct{})
 	go func() {
-		tap, err := observe.Open(n.NS)
-		t.tap = tap
-		t.tapped <- err
+		defer close(t.tapped)
+		t.tap, t.tapErr = observe.Open(n.NS)
 	}()
 	if t.neigh, err = observe.WatchNeighbours(n.NS); err != nil {
 		return err
@@ -80,6 +80,15 @@ func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
 		return fmt.Errorf("switch accounting on in %s: %w", spec.Name, err)
 	}
 	return nil
+}
+
+// awaitTap waits for the tap, without which no packet must come by.
+func (t *tracked) awaitTap() error {
+	if t.tapped == nil {
+		return nil
+	}
+	<-t.tapped
+	return t.tapErr
 }
 
 // recordSysctls records the settings with which the node starts: those that the model asks for, and those
@@ -145,7 +154,7 @@ func (t *tracked) inventory() error {
 // stop ends tap, listeners and table, and takes over what they collected. Also a node that is only half
 // set up is stopped.
 func (t *tracked) stop() error {
-	var errs []error
+	errs := []error{t.awaitTap()}
 	devices := t.node.Devices()
 	if t.tap != nil {
 		// The recording ends here. What the tap sees while it is being closed is part of a story whose rest
@@ -157,6 +166,10 @@ func (t *tracked) stop() error {
 		t.rec.frames(frames, devices, t.own)
 		if lost > 0 {
 			t.rec.lose("the tap lost %d frames", lost)
+		}
+		if errors.Is(err, observe.ErrClockStepped) {
+			t.rec.lose("%v", err)
+			err = nil
 		}
 		errs = append(errs, err)
 	}

@@ -74,12 +74,32 @@ func (w *World) stale(t *tracked, e *conntrack.Entry) bool {
 }
 
 // entries reads the whole table: count, GET each known flow, count again. Equal counts prove that nothing
-// else is there; otherwise the table is dumped, which costs more and more with the machine.
+// else is there. A GET takes expired entries out, which were counted before, so this is tried twice; otherwise
+// the table is dumped, which costs more and more with the machine.
 func (w *World) entries(t *tracked) ([]lab.Seen, error) {
 	before, err := w.ground.Count(t.spec.Name)
 	if err != nil {
 		return nil, err
 	}
+	for range 2 {
+		seen, err := w.known(t)
+		if err != nil {
+			return nil, err
+		}
+		after, err := w.ground.Count(t.spec.Name)
+		if err != nil {
+			return nil, err
+		}
+		if before == after && int(after) == len(seen) {
+			return seen, nil
+		}
+		before = after
+	}
+	return w.dump(t)
+}
+
+// known reads the entries of the flows that the lab's own clients made.
+func (w *World) known(t *tracked) ([]lab.Seen, error) {
 	w.mu.Lock()
 	flows := slices.Clone(t.flows)
 	w.mu.Unlock()
@@ -93,14 +113,7 @@ func (w *World) entries(t *tracked) ([]lab.Seen, error) {
 			seen = append(seen, *s)
 		}
 	}
-	after, err := w.ground.Count(t.spec.Name)
-	if err != nil {
-		return nil, err
-	}
-	if before == after && int(after) == len(seen) {
-		return seen, nil
-	}
-	return w.dump(t)
+	return seen, nil
 }
 
 func (w *World) dump(t *tracked) ([]lab.Seen, error) {

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"ctlab/checks/trace"
-	"ctlab/lab"
 )
 
 // recorded is a run of the kernel, as it was replayed.
@@ -22,7 +21,7 @@ func recorded(t *testing.T) (trace.Report, Names) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := lab.TraceProfile(all[0].Header)
+	p, err := all[0].Model(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

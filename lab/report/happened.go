@@ -71,7 +71,11 @@ func (t *text) said(s *lab.StepResult) []string {
 	case lab.SetBackends:
 		return []string{t.backendsSet(s)}
 	case lab.Exec:
-		return executed(out.Program)
+		var lines []string
+		for i := range out.Programs {
+			lines = append(lines, executed(&out.Programs[i])...)
+		}
+		return lines
 	case lab.Check:
 		return []string{t.checked(out)}
 	}
@@ -303,9 +307,6 @@ func noneOr(names []string) string {
 const outputLimit = 3
 
 func executed(p *lab.Program) []string {
-	if p == nil {
-		return nil
-	}
 	lines := []string{fmt.Sprintf("exit %d", p.Exit)}
 	for _, stream := range []string{p.Stdout, p.Stderr} {
 		out := strings.Split(strings.TrimRight(stream, "\n"), "\n")

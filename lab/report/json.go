@@ -49,13 +49,15 @@ type jsonRun struct {
 }
 
 type jsonSetting struct {
-	Simulated bool   `json:"simulated"`          // predicted on virtual time; nothing was asked of a kernel
-	Seed      uint64 `json:"seed,omitempty"`     // of what is free, in a prediction
-	Kernel    string `json:"kernel,omitempty"`   // release
-	Iptables  string `json:"iptables,omitempty"` // version
-	Profile   string `json:"profile,omitempty"`  // the kernel that the model follows
-	Nodes     int    `json:"nodes"`              // how many
-	Build     int64  `json:"build-ns"`           // what building took
+	Simulated bool     `json:"simulated"`               // predicted on virtual time; nothing was asked of a kernel
+	Seed      uint64   `json:"seed,omitempty"`          // of what is free, in a prediction
+	Kernel    string   `json:"kernel,omitempty"`        // release
+	Iptables  string   `json:"iptables,omitempty"`      // version
+	Profile   string   `json:"profile,omitempty"`       // the kernel that the model follows
+	Ordinary  bool     `json:"ordinary-user,omitempty"` // in a user namespace, not as root of the machine
+	Limits    []string `json:"limits,omitempty"`        // what the recording had to do without
+	Nodes     int      `json:"nodes"`                   // how many
+	Build     int64    `json:"build-ns"`                // what building took
 }
 
 type jsonWants struct {
@@ -297,7 +299,7 @@ func newJSONRun(r *lab.Result) jsonRun {
 	run := jsonRun{
 		Lab: r.Lab.Name, File: r.Lab.File, Variant: r.Lab.Variant, About: about(r.Lab), Verdict: string(r.Verdict()),
 		Setting: jsonSetting{Simulated: r.Setting.Simulated, Seed: r.Setting.Seed, Kernel: r.Setting.Kernel, Iptables: r.Setting.Iptables,
-			Profile: r.Setting.Profile, Nodes: r.Setting.Nodes, Build: int64(r.Setting.Took)},
+			Profile: r.Setting.Profile, Ordinary: r.Setting.Ordinary, Limits: r.Setting.Limits, Nodes: r.Setting.Nodes, Build: int64(r.Setting.Took)},
 		Wants:   jsonWants{met, all},
 		Steps:   each(r.Steps, newJSONStep),
 		Final:   each(r.Evidence.Final, newJSONSnapshot),
@@ -328,7 +330,7 @@ func newJSONStep(s lab.StepResult) jsonStep {
 	if r := out.Restarted; r != nil {
 		step.Restarted = &jsonRestarted{r.Server, r.From, r.To, string(r.Death), r.Reuse, each(r.Services, asString), newJSONCleanup(r.Cleanup)}
 	}
-	if p := out.Program; p != nil {
+	for _, p := range out.Programs {
 		step.Program = &jsonProgram{p.Exit, p.Stdout, p.Stderr}
 	}
 	return step

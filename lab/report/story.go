@@ -65,7 +65,11 @@ func (t *text) node(snap *lab.Snapshot) {
 	if v := t.r.Lab.Variant; v != "" {
 		this += " --variant " + v
 	}
-	compare, look := "sudo ctlab compare "+file, "sudo ctlab run "+this+" --keep"
+	ctlab := "sudo ctlab "
+	if t.r.Setting.Ordinary {
+		ctlab = "ctlab "
+	}
+	compare, look := ctlab+"compare "+file, ctlab+"run "+this+" --keep"
 	if t.r.Setting.Simulated {
 		compare, look = "ctlab compare --predicted "+file, "ctlab explain "+this
 	}

@@ -136,9 +136,24 @@ func (t *text) head() {
 	default:
 		t.line("kernel %s, iptables %s; %d nodes up in %s", set.Kernel, set.Iptables, set.Nodes, ms(set.Took))
 		t.line("model %s; probing found: %s", set.Profile, set.Probed)
+		t.limits(set)
 	}
 	t.margins()
 	t.line("")
+}
+
+// limits says with what less the run was recorded.
+func (t *text) limits(set lab.Setting) {
+	said := slices.Clone(set.Limits)
+	if set.Ordinary {
+		said = slices.Insert(said, 0, "as an ordinary user, in a user namespace")
+	}
+	if len(said) == 0 {
+		return
+	}
+	for _, l := range wrap(strings.Join(said, "; "), columns) {
+		t.line("%s", l)
+	}
 }
 
 // marginLimit is how many margins are listed.
@@ -413,7 +428,7 @@ func modelStory(h trace.Handled) string {
 // asides are the functions of which one line need not tell: what they do is in the others' part of it, or
 // goes without saying.
 func asides() []string {
-	return []string{"init_conntrack", "nf_conntrack_in", "nf_conntrack_udp_packet", "ip_route_input", "ip_route_output_flow", "nft_do_chain",
+	return []string{"init_conntrack", "nf_conntrack_in", "nf_conntrack_udp_packet", "ip_route_input", "ip_route_output_flow", "nft_do_chain", "ipt_do_table",
 		"ip_forward", "nf_nat_alloc_null_binding", "nf_nat_masquerade_ipv4", "nf_nat_l4proto_unique_tuple"}
 }
 

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"syscall"
+
+	"ctlab/lab/live"
+)
+
+// examine tries everything, as root or, like run, again in a user namespace.
+func examine(ctx context.Context) ([]finding, error) {
+	if err := able(); err != nil {
+		return nil, err
+	}
+	found := []finding{privileges(), userNamespaces()}
+	for _, f := range live.Examine(ctx) {
+		found = append(found, finding{f.What, string(f.State), f.Detail, f.For, f.Mend})
+	}
+	return found, ctx.Err()
+}
+
+func privileges() finding {
+	f := finding{What: "privileges", State: string(live.Works), For: "to make the nodes of a lab", Detail: "root"}
+	if live.InUserNamespace() {
+		f.Detail = "an ordinary user, root in a user namespace"
+	}
+	return f
+}
+
+// userNamespaces tries to make one, as an ordinary user would: root may, where others may not.
+func userNamespaces() finding {
+	f := finding{What: "user namespaces", State: string(live.Works), For: "to run labs as an ordinary user"}
+	if live.InUserNamespace() {
+		f.Detail = "can be made"
+		return f
+	}
+	err := asNobody()
+	if f.Detail = "can be made"; err != nil {
+		f.State, f.Detail, f.Mend = string(live.Absent), err.Error(), userNamespaceMend(err)
+	}
+	return f
+}
+
+// asNobody makes a user namespace with a network namespace as an ordinary user.
+func asNobody() error {
+	id := uint32(65534)
+	if u, err := user.Lookup("nobody"); err == nil {
+		fmt.Sscan(u.Uid, &id)
+	}
+	cmd := exec.Command("unshare", "--user", "--net", "true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
