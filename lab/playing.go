@@ -84,6 +84,8 @@ func (r *Result) bounded(ctx context.Context, w World, s *Step) (Outcome, error)
 	switch took := out.Ended - out.Began; {
 	case ctx.Err() != nil:
 		return out, err
+	case dctx.Err() != nil && errors.Is(err, context.DeadlineExceeded): // it says what was waited for
+		return out, fmt.Errorf("deadline exceeded: it may take %s: %w", s.Deadline, err)
 	case dctx.Err() != nil:
 		return out, fmt.Errorf("deadline exceeded: it may take %s: %w", s.Deadline, context.DeadlineExceeded)
 	case err == nil && took > s.Deadline:

@@ -120,16 +120,9 @@ func userNamespaceMend(err error) string {
 // absent says which of the programs that a lab needs is not here, and what would mend that.
 func absent(l *lab.Lab) string {
 	for _, name := range l.Needs.Programs {
-		if _, err := program.Look(name, filepath.Dir(l.File)); err == nil {
-			continue
+		if _, err := program.Look(name, filepath.Dir(l.File)); err != nil {
+			return live.NotInstalled(name)
 		}
-		why := name + " is not installed"
-		for _, known := range live.Programs() {
-			if known.Name == name {
-				why += ": " + known.Mend
-			}
-		}
-		return why
 	}
 	return ""
 }

@@ -257,6 +257,17 @@ func Programs() []KnownProgram {
 	}
 }
 
+// NotInstalled says that a program is missing, and what would mend that, if it is one that ctlab knows.
+func NotInstalled(name string) string {
+	why := name + " is not installed"
+	for _, known := range Programs() {
+		if known.Name == name {
+			why += ": " + known.Mend
+		}
+	}
+	return why
+}
+
 // examinePrograms looks for programs that ctlab can make use of.
 func examinePrograms() (out []Finding) {
 	for _, p := range Programs() {
