@@ -53,7 +53,7 @@ func Examine(ctx context.Context) []Finding {
 	if ipt.Restore != "" {
 		out = append(out, examineRules(ctx, ipt, node)...)
 	}
-	return append(out, examinePrograms()...)
+	return append(out, ExaminePrograms()...)
 }
 
 func examineKernel() Finding {
@@ -257,8 +257,8 @@ func Programs() []KnownProgram {
 	}
 }
 
-// examinePrograms looks for programs that ctlab can make use of.
-func examinePrograms() (out []Finding) {
+// ExaminePrograms looks for programs that ctlab can make use of.
+func ExaminePrograms() (out []Finding) {
 	for _, p := range Programs() {
 		f := Finding{What: p.Name, State: Works, For: p.For}
 		var err error
