@@ -57,7 +57,8 @@ func Examine(ctx context.Context) []Finding {
 }
 
 func examineKernel() Finding {
-	f := Finding{"kernel", Works, release(), "the model knows " + strings.Join(model.ProfileNames(), " "), ""}
+	names := model.ProfileNames()
+	f := Finding{"kernel", Works, release(), "the model knows " + names[0] + " to " + names[len(names)-1], ""}
 	if _, err := model.ProfileFor(release()); err != nil {
 		f.State, f.Detail = Missing, err.Error()
 	}
