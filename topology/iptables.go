@@ -183,8 +183,9 @@ func (ipt Iptables) run(ctx context.Context, n *Node, stdin, program string, arg
 }
 
 // outputDelay is how long after the end of a program its output is waited for, when something that it started
-// still holds it.
-const outputDelay = 100 * time.Millisecond
+// still holds it. It must be long enough to read the output on a machine that is busy or emulated: a tenth of a second
+// was not.
+const outputDelay = 2 * time.Second
 
 // lock is a lock file of its own for a run of the legacy programs, which no name leads to. The machine's,
 // /run/xtables.lock, is for root alone, and there is nothing to be locked out of a namespace that is ours. Where

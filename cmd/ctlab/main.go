@@ -55,12 +55,16 @@ func exit(code int, err error) error {
 }
 
 func main() {
+	firstProcess()
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// interrupts are the signals that end a run early, with a report of what there was.
+func interrupts() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} }
+
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), interrupts()...)
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
@@ -103,6 +107,6 @@ field by field, against a userspace model that is driven by the recorded inputs 
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().Bool("no-color", false, "plain text, also on a terminal (as with NO_COLOR)")
-	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newVM(), newVersion())
 	return root
 }

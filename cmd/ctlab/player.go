@@ -72,16 +72,17 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		}
 		p.done()
 		lacks := cannotRun(r.Err)
-		if lacks != nil {
+		switch {
+		case lacks == nil:
+		case lacks.code == exitSkipped && len(r.Steps) == 0:
+			r.Skipped, r.Err, lacks = oneLine(lacks), nil, nil
+		case len(r.Steps) == 0: // nothing to report, and the others would fare no better
+			p.warn(r.Lab, oneLine(lacks))
+			cancel()
+			all.code = worse(all.code, lacks.code)
+			return all, nil
+		default:
 			r.Err = lacks
-		}
-		if lacks != nil && len(r.Steps) == 0 { // nothing to report
-			p.warn(r.Lab, strings.ReplaceAll(lacks.Error(), "\n", "; "))
-			if all.code = worse(all.code, lacks.code); lacks.code == exitCannotRun {
-				cancel()
-				return all, nil
-			}
-			continue
 		}
 		var setting *lab.SettingError
 		if errors.As(r.Err, &setting) && setting.Input() {
@@ -102,10 +103,15 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 	return all, nil
 }
 
+// oneLine puts errors that were joined on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
 func exitCode(v lab.Verdict) int {
 	switch v {
 	case lab.Pass:
 		return exitPass
+	case lab.Skipped:
+		return exitSkipped
 	case lab.Fail:
 		return exitFail
 	case lab.Unclear:
@@ -208,6 +214,22 @@ func (o *outputs) open() error {
 		}
 	}
 	return nil
+}
+
+// fill writes the files of --junit and --trace as they are, and closes them.
+func (o *outputs) fill(junit, trace []byte) error {
+	var errs []error
+	for _, f := range []struct {
+		file    *os.File
+		content []byte
+	}{{o.junitFile, junit}, {o.traceFile, trace}} {
+		if f.file == nil {
+			continue
+		}
+		_, err := f.file.Write(f.content)
+		errs = append(errs, err, f.file.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // write gives out a result as soon as it is there: the text of the report, and the traces.

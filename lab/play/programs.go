@@ -37,6 +37,7 @@ func (w *World) run(ctx context.Context, node string, c lab.Command) (lab.Progra
 	}
 	got := p.Output()
 	got.Node, got.At, got.Took = node, begin, w.Now()-begin
+	w.waited += got.Took
 	return got, err
 }
 
@@ -140,6 +141,7 @@ func (w *World) serveProgram(ctx context.Context, spec *lab.Server, on string) (
 
 // awaitReady looks again and again, as nothing says when a program is ready.
 func (w *World) awaitReady(ctx context.Context, s *programServer, r lab.Ready) error {
+	defer func() { w.waited += w.Now() - s.began }()
 	limited, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
 	look := time.NewTicker(readyLook)

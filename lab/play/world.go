@@ -25,6 +25,7 @@ type World struct {
 	where   map[netip.Addr]string
 	ended   map[string]time.Duration // when named steps were over
 	served  []lab.Program            // servers that are programs and have ended
+	waited  time.Duration            // for programs, whose time is not ctlab's own
 	started bool                     // Build came to its end
 	built   bool                     // Build began
 
@@ -247,6 +248,7 @@ func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
 	}
 	ev, err := w.ground.Close(ctx)
 	ev.Final, ev.Asked, ev.Servers = final, w.asked, w.served
+	ev.Waits += w.waited
 	ev.Taken = append(ev.Taken, w.ground.taken()...)
 	return ev, errors.Join(append(errs, err)...)
 }

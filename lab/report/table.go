@@ -39,6 +39,8 @@ func (r Row) flag() string {
 		return " FAIL"
 	case r.Verdict == lab.Unclear:
 		return " ?"
+	case r.Verdict == lab.Skipped:
+		return " SKIPPED"
 	}
 	return ""
 }

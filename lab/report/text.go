@@ -129,7 +129,10 @@ func (t *text) head() {
 		t.line("%s   %s", strings.Repeat(" ", len(title)), more)
 	}
 	switch {
+	case t.r.Skipped != "":
+		return
 	case set.Simulated:
+		defer t.standIns()
 		t.line("predicted: simulated network on virtual time, seed %d, model %s; nothing was asked of a kernel", set.Seed, set.Profile)
 	case set.Kernel == "":
 		return
@@ -140,6 +143,19 @@ func (t *text) head() {
 	}
 	t.margins()
 	t.line("")
+}
+
+// standIns says which servers a prediction does not run.
+func (t *text) standIns() {
+	var names []string
+	for _, s := range t.r.Lab.Servers {
+		if s.Exec != nil {
+			names = append(names, s.Name)
+		}
+	}
+	if len(names) > 0 {
+		t.hanging("", "no program is run: the built-in DNS server stands in for "+few(names, 4))
+	}
 }
 
 // limits says with what less the run was recorded.
@@ -439,6 +455,10 @@ func (t *text) verdict() {
 	if color == "" {
 		color = red
 	}
+	if r.Skipped != "" {
+		t.hanging(t.paint(yellow, string(v))+"  ", r.Skipped)
+		return
+	}
 	met, all := r.Wants()
 	s := fmt.Sprintf("%d of %d wants met", met, all)
 	if met == all {
@@ -459,8 +479,29 @@ func (t *text) verdict() {
 			t.line("      %-12s %s", p.Name, fineMS(p.Took))
 		}
 	}
+	if v != lab.Pass {
+		t.lastWords()
+	}
 	if r.CloseErr != nil {
 		t.hanging("      "+t.paint(red, "at the end:")+" ", r.CloseErr.Error())
+	}
+}
+
+// wordLimit is how many lines of a server's output are shown.
+const wordLimit = 5
+
+// lastWords are the ends of what servers said that are programs.
+func (t *text) lastWords() {
+	for _, s := range t.r.Evidence.Servers {
+		said := strings.TrimSpace(strings.TrimSpace(s.Stdout) + "\n" + strings.TrimSpace(s.Stderr))
+		if said == "" {
+			continue
+		}
+		lines := strings.Split(said, "\n")
+		t.line("      %s on %s said:", s.Client, s.Node)
+		for _, l := range lines[max(0, len(lines)-wordLimit):] {
+			t.line("%s", cut("        | "+lab.Escape(l), columns))
+		}
 	}
 }
 
