@@ -20,6 +20,7 @@ func readQueryCount(d *decoder, s *stepDraft, f field) {
 func readQuery(d *decoder, s *stepDraft, f field) {
 	s.Count = 1
 	s.Clients = d.distinct(f, "client")
+	s.program = d.programs(s, f)
 }
 
 func startKeys() []key[*stepDraft] {
@@ -76,9 +77,13 @@ func (d *decoder) noProgram(f field, name string) {
 // readStart reads what is started. Clients go on until they are stopped, unless a count is given.
 func readStart(d *decoder, s *stepDraft, f field) {
 	readPrograms(d, s, f)
+	s.program = d.programs(s, f)
 	for _, name := range []string{"count", "every"} {
-		if own, given := s.own[name]; given && len(s.Clients) == 0 && len(s.Servers) > 0 {
+		switch own, given := s.own[name]; {
+		case given && len(s.Clients) == 0 && len(s.Servers) > 0:
 			d.fail(own.key, "", "start: %s is for clients", name)
+		case given && s.program:
+			d.fail(own.key, "it runs once", "start: %s is for clients that ask", name)
 		}
 	}
 }
@@ -89,6 +94,11 @@ func stopKeys() []key[*stepDraft] {
 
 func readStop(d *decoder, s *stepDraft, f field) {
 	readPrograms(d, s, f)
+	if s.program = d.programs(s, f); s.program {
+		if own, given := s.own["since"]; given {
+			d.fail(own.key, "", "stop: since is for clients that ask")
+		}
+	}
 	if len(s.Servers) > 0 {
 		s.Death = DeathProcess
 	}
@@ -102,7 +112,7 @@ func readStop(d *decoder, s *stepDraft, f field) {
 
 // sends reports whether the step has requests that can be judged.
 func (s *stepDraft) sends() bool {
-	return s.Kind == Query || s.Kind == Stop && (len(s.Clients) > 0 || len(s.Servers) == 0)
+	return !s.program && (s.Kind == Query || s.Kind == Stop && (len(s.Clients) > 0 || len(s.Servers) == 0))
 }
 
 func restartKeys() []key[*stepDraft] {

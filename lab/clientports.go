@@ -15,6 +15,9 @@ type socket struct {
 func (d *decoder) assignPorts(drafts []*clientDraft) {
 	taken := map[socket][]*clientDraft{}
 	for i, c := range drafts {
+		if c.Exec != nil {
+			continue
+		}
 		at := c.name
 		c.SourcePort = uint16(firstSourcePort + i)
 		if c.source.key != nil {

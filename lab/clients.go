@@ -19,12 +19,21 @@ type clientDraft struct {
 	address field // source
 }
 
+func (c *clientDraft) command() *Command {
+	if c.Exec == nil {
+		c.Exec = &Command{}
+	}
+	return c.Exec
+}
+
 func clientKeys() []key[*clientDraft] {
 	return append([]key[*clientDraft]{
 		{"on", "the node on which it runs; else the one of its name", identifier, func(d *decoder, c *clientDraft, f field) { c.On, _ = d.refer(f, "node") }},
 		{"control", "true: beside every query one from a fresh port", boolean, func(d *decoder, c *clientDraft, f field) { c.Control = d.bool(f) }},
 		{"dns", "a client that asks for a name", object(clientDNSKeys(), "server"), (*decoder).clientDNS},
-	}, later[*clientDraft]("udp", "tcp", "exec")...)
+		{"exec", "a program and its arguments; no shell reads it", commandShape, func(d *decoder, c *clientDraft, f field) { c.command().Argv = d.command(f) }},
+		{"files", "files that the program finds in the folder in which it runs, by their names", filesShape, func(d *decoder, c *clientDraft, f field) { c.command().Files = d.files(f) }},
+	}, later[*clientDraft]("udp", "tcp")...)
 }
 
 func clientDNSKeys() []key[*clientDraft] {
@@ -63,6 +72,9 @@ func (d *decoder) readClients() {
 		}
 		if f.value.find("on") < 0 {
 			d.homeOf(c)
+		}
+		if !d.isProgram(context, f, c.Exec, []string{"files"}, "dns", []string{"control"}) {
+			c.Exec = nil
 		}
 		if c.server.key != nil {
 			d.clientServer(c, c.server)

@@ -25,10 +25,20 @@ func dump(l *Lab) string {
 		p("service %s %d:%d on %v vip %s ports %v backends %v balance %s cleanup %v", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.VIP, s.Ports, s.Backends, s.Balance, s.Cleanup)
 		p("  style %s empty %s masquerade %s external %s load-balancer %s", s.Style, s.Empty, s.Masquerade, s.ExternalIPs, s.LoadBalancerIPs)
 	}
+	if len(l.Needs.Programs) > 0 {
+		p("needs %+v", l.Needs)
+	}
 	for _, s := range l.Servers {
 		p("server %s %d:%d on %s listen %s port %d stopped %t", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.Listen, s.Port, s.Stopped)
+		if s.Exec != nil {
+			p("  run %+v ready %+v", *s.Exec, s.Ready)
+		}
 	}
 	for _, c := range l.Clients {
+		if c.Exec != nil {
+			p("client %s %d:%d on %s run %+v", c.Name, c.Pos.Line, c.Pos.Col, c.On, *c.Exec)
+			continue
+		}
 		p("client %s %d:%d on %s control %t server %s to %s asks %s from %d timeout %s connected %t", c.Name, c.Pos.Line, c.Pos.Col, c.On, c.Control, c.Server, c.To, c.Question, c.SourcePort, c.Timeout, c.Connected)
 		if c.RecvErr || c.Source.IsValid() {
 			p("  recverr %t source %s", c.RecvErr, c.Source)

@@ -35,6 +35,8 @@ func TestGood(t *testing.T) {
 		{"network", ""},
 		{"network", "half"},
 		{"network", "bare"},
+		{"programs", ""},
+		{"programs", "without"},
 	} {
 		t.Run(c.file+" "+c.variant, func(t *testing.T) {
 			l, err := ReadFile(filepath.Join("testdata/good", c.file+".yaml"), c.variant)

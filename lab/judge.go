@@ -31,7 +31,12 @@ func judge(r *Result, s *Step, out *Outcome) []WantResult {
 	if d := s.Want.Deleted; d != nil {
 		j.number(d.Pos, "deleted", *d, int64(len(out.Deleted)), -1)
 	}
-	j.program(s.Want, out.Program)
+	if len(out.Programs) == 0 {
+		j.program(s.Want, nil)
+	}
+	for i := range out.Programs {
+		j.program(s.Want, &out.Programs[i])
+	}
 	j.tables()
 	return j.results
 }

@@ -210,7 +210,7 @@ func TestGot(t *testing.T) {
 		{"ask", "{each: answered}", "each answered: all", "app: 2 of 3: answered 2, timeout 1; dead: 0 of 1: refused 1"},
 		{"ask", "{clients: {answered: app}}", "clients answered: app", "without app; also web"},
 		{"again", "{clients: {lost: {same-as: ask.clients.answered}}}", "clients lost: same as ask.clients.answered (web)", "without web; also dead"},
-		{"ask", "{outage: 1s}", "outage: 1s", "100ms, for good"},
+		{"ask", "{outage: 1s}", "outage: 1s", "100ms, to the end"},
 		{"ask", "{latency: {p99: ..1ms}}", "latency p99: ..1ms", "9ms"},
 		{"odd", "{latency: {p99: ..1ms}}", "latency p99: ..1ms", "nothing was answered"},
 		{"run", "{exit: 0}", "exit: 0", "3: no such host"},

@@ -30,6 +30,7 @@ type Lab struct {
 	Why       string   // the mechanism
 	Refs      []string
 	SkipModel string // why the model takes no part, or ""
+	Needs     Needs
 	Variant   string // the variant that was applied, or ""
 	Nodes     []*Node
 	Services  []*Service
@@ -37,6 +38,29 @@ type Lab struct {
 	Clients   []*Client
 	Steps     []*Step
 	Variants  []Variant
+}
+
+// Needs is what a machine must have so that the lab can be played there; else it is skipped, by name.
+type Needs struct {
+	Programs []string // names, as they are looked for in PATH
+}
+
+// Command is a program and its arguments; no shell reads it.
+type Command struct {
+	Argv []string
+	// Files are written to a folder of its own, in which the program then runs. Without any it runs where ctlab does.
+	Files []File
+}
+
+// File is a file that a program finds in its folder.
+type File struct{ Name, Text string }
+
+// Ready says when a server's program is ready: when a line of its output has a text in it, or else when its node has a
+// socket at a port.
+type Ready struct {
+	Line string
+	Port uint16
+	TCP  bool
 }
 
 // Variant names a variant of the lab.
@@ -93,7 +117,10 @@ type Rules struct {
 }
 
 // Sysctl is a setting below net.
-type Sysctl struct{ Name, Value string }
+type Sysctl struct {
+	Name, Value string
+	Pos         Pos
+}
 
 // Port is a service port.
 type Port struct {
@@ -136,6 +163,8 @@ type Server struct {
 	Listen  netip.Addr // invalid: the address of the node on which it runs, wherever that is; unspecified: any address
 	Port    uint16     // DNS over UDP and TCP
 	Stopped bool       // autostart: false
+	Exec    *Command   // a program; nil: the built-in DNS server
+	Ready   Ready      // of a program
 }
 
 // Client asks a server from a source port that it keeps for life.
@@ -152,6 +181,7 @@ type Client struct {
 	Connected  bool       // socket: connected
 	RecvErr    bool       // IP_RECVERR: the socket is told of every ICMP error
 	Source     netip.Addr // of the socket; invalid: as the route has it
+	Exec       *Command   // a program that asks, in place of all that is about questions
 }
 
 // Kind is what a step does.

@@ -134,6 +134,7 @@ func topKeys() []key[*Lab] {
 		{"says", "what people who have the problem say", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Says = d.texts(f) }},
 		{"why", "the mechanism, in as many lines as it takes", text, readWhy},
 		{"refs", "issues, pull requests, pages", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
+		{"needs", "what the machine must have; else the lab is skipped", object(needsKeys()), readNeeds},
 		{"model", "how the model takes part", object(modelKeys()), readModel},
 		{"nodes", "network namespaces by their names; NAME-{1..40} stands for forty", named(object(nodeKeys())), section(mapping, "a map of nodes by their names")},
 		{"services", "VIPs by their names", named(object(serviceKeys(), "ports")), section(mapping, "a map of services by their names")},
@@ -141,7 +142,7 @@ func topKeys() []key[*Lab] {
 		{"clients", "programs that ask, by their names", named(object(clientKeys())), section(mapping, "a map of clients by their names")},
 		{"steps", "what happens, in this order", steps, section(sequence, "a list of steps")},
 		{"variants", "other forms of the lab: maps of a path, such as steps.NAME.want, and the value that replaces what is there", variantsShape, func(*decoder, *Lab, field) {}}, // read before the rest
-	}, later[*Lab]("needs", "include", "links")...)
+	}, later[*Lab]("include", "links")...)
 }
 
 func section(want kind, what string) func(*decoder, *Lab, field) {

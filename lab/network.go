@@ -192,18 +192,9 @@ func execKeys() []key[*stepDraft] {
 
 // readExec reads a command and its arguments. Without on it runs on the only router.
 func readExec(d *decoder, s *stepDraft, f field) {
-	if f.value.kind != sequence {
-		hint := "[PROGRAM, ARGUMENT, ...]"
-		if f.value.kind == scalar && f.value.style != block {
-			hint = "[" + strings.Join(strings.Fields(f.value.text), ", ") + "]"
-		}
-		d.fail(f.value, hint, "exec: a command is a list; no shell reads it")
+	s.program = true
+	if s.Argv = d.command(f); f.value.kind != sequence {
 		return
-	}
-	for _, item := range d.list(f) {
-		if d.isScalar(item, "a program or an argument") {
-			s.Argv = append(s.Argv, item.value.text)
-		}
 	}
 	if _, given := s.own["on"]; given {
 		return

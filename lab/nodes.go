@@ -168,7 +168,7 @@ func (d *decoder) sysctls(f field) []Sysctl {
 		case !sysctlForm.MatchString(name):
 			d.fail(s.key, "settings of a network namespace begin with net.", "%s: %s is not below net", f.name(), checks.Quote(name))
 		}
-		out = append(out, Sysctl{name, d.text(s)})
+		out = append(out, Sysctl{Name: name, Value: d.text(s), Pos: d.pos(s.key)})
 	}
 	return out
 }

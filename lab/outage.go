@@ -16,6 +16,9 @@ type Outage struct {
 	ForGood bool
 }
 
+// BriefOutage is how long an outage that lasts to the end must have lasted for reports to call it one for good.
+const BriefOutage = 2 * time.Second
+
 // LongestOutage is the longest of all clients, among requests of which at least one was lost; the zero
 // Outage if none was. Ended is the end of the step that judges them. Requests of a client and those of its
 // control must not be mixed.
@@ -63,7 +66,10 @@ func outageOf(as []Attempt, ended time.Duration) Outage {
 
 // note says more of an outage than its time.
 func (o Outage) note() string {
-	if o.ForGood {
+	switch {
+	case o.ForGood && o.Took < BriefOutage:
+		return ", to the end"
+	case o.ForGood:
 		return ", for good"
 	}
 	return ""

@@ -17,6 +17,7 @@ type Result struct {
 	Steps       []StepResult
 	Evidence    Evidence
 	Comparisons []trace.Report // one a tracked node; of a simulated run for stories only
+	Skipped     string         // why it was not played, and what would mend that; or ""
 	Err         error          // why the run ended early, or nil
 	CloseErr    error          // what went wrong when the network was taken down
 	Wall        time.Duration  // from Build to Close
@@ -70,6 +71,7 @@ type Verdict string
 const (
 	Pass         Verdict = "PASS"
 	Fail         Verdict = "FAIL"         // a want was not met, or kernel and model differ
+	Skipped      Verdict = "SKIPPED"      // this machine lacks what the lab needs
 	Unclear      Verdict = "INCONCLUSIVE" // evidence was lost, or a step could not be played in this world
 	Broken       Verdict = "BROKEN"       // something broke, or was left behind
 	Interrupted  Verdict = "INTERRUPTED"
@@ -83,6 +85,8 @@ var ErrEvidenceLost = errors.New("evidence was lost")
 func (r *Result) Verdict() Verdict {
 	err := errors.Join(r.Err, r.CloseErr)
 	switch {
+	case r.Skipped != "":
+		return Skipped
 	case errors.Is(r.Err, context.Canceled):
 		return Interrupted
 	case err != nil && onlyLost(err):
@@ -90,8 +94,7 @@ func (r *Result) Verdict() Verdict {
 	case err != nil:
 		return Broken
 	}
-	met, all := r.Wants()
-	unclear := slices.ContainsFunc(r.Steps, func(s StepResult) bool { return s.Outcome.NotPlayed != "" })
+	missed, unclear := r.missed()
 	// A simulated world is the model itself, so that a comparison says nothing.
 	if r.Lab.SkipModel == "" && !r.Setting.Simulated {
 		for _, c := range r.Comparisons {
@@ -102,12 +105,26 @@ func (r *Result) Verdict() Verdict {
 		}
 	}
 	switch {
-	case met != all:
+	case missed:
 		return Fail
 	case unclear:
 		return Unclear
 	}
 	return Pass
+}
+
+// missed reports whether a want was missed for sure. Behind a step that this world could not play what is missed says
+// nothing, so that all is unclear then.
+func (r *Result) missed() (missed, unclear bool) {
+	for i := range r.Steps {
+		if r.Steps[i].Outcome.NotPlayed != "" {
+			return false, true
+		}
+		if !r.Steps[i].OK() {
+			return true, false
+		}
+	}
+	return false, false
 }
 
 // onlyLost reports whether nothing is wrong but that evidence was lost.

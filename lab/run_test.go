@@ -44,8 +44,8 @@ func (f *fake) Do(_ context.Context, s *lab.Step) (lab.Outcome, error) {
 		out.Snapshots = f.snaps
 	}
 	out.Deleted = f.deleted[s.Name]
-	if s.Kind == lab.Exec {
-		out.Program = f.program
+	if s.Kind == lab.Exec && f.program != nil {
+		out.Programs = []lab.Program{*f.program}
 	}
 	if f.notAt != "" && s.Name == f.notAt {
 		out.NotPlayed = "this world has no programs"

@@ -340,7 +340,11 @@ func (k stepKind) schema() schema {
 	all := properties(commonKeys())
 	maps.Copy(all, properties(k.keys))
 	all[string(k.name)] = k.value.says(k.does)
-	want := object(wantKeys(&stepDraft{Step: &Step{Kind: k.name}}, &k))
+	keys := wantKeys(&stepDraft{Step: &Step{Kind: k.name}, program: k.name == Exec}, &k)
+	if k.traffic { // of clients that are programs
+		keys = append(keys, programKeys()...)
+	}
+	want := object(keys)
 	if k.traffic {
 		want = either(classShape, want)
 	}

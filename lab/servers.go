@@ -15,6 +15,14 @@ const dnsPort = 53
 type serverDraft struct {
 	*Server
 	listen field
+	ready  bool // it says when it is ready
+}
+
+func (s *serverDraft) command() *Command {
+	if s.Exec == nil {
+		s.Exec = &Command{}
+	}
+	return s.Exec
 }
 
 func serverKeys() []key[*serverDraft] {
@@ -29,7 +37,10 @@ func serverKeys() []key[*serverDraft] {
 				readMap(d, "servers."+s.Name+".dns", f.value.fields, serverDNSKeys(), s)
 			}
 		}},
-	}, later[*serverDraft]("echo", "exec", "ready")...)
+		{"exec", "a program and its arguments; no shell reads it", commandShape, func(d *decoder, s *serverDraft, f field) { s.command().Argv = d.command(f) }},
+		{"files", "files that the program finds in the folder in which it runs, by their names", filesShape, func(d *decoder, s *serverDraft, f field) { s.command().Files = d.files(f) }},
+		{"ready", "when the program is ready: its node has a socket at PORT or PORT/tcp, or {line: TEXT}; else at its port", readyShape, (*decoder).readReady},
+	}, later[*serverDraft]("echo")...)
 }
 
 func serverDNSKeys() []key[*serverDraft] {
@@ -55,7 +66,13 @@ func (d *decoder) readServers() {
 		if f.value.find("echo") < 0 && f.value.find("exec") < 0 {
 			d.require(f, context, "dns", "dns: {}")
 		}
-		if known := d.readListen(f, s); !known || s.On == "" || s.Stopped {
+		known := d.readListen(f, s)
+		if !d.isProgram(context, f, s.Exec, []string{"files", "ready"}, "dns", nil) {
+			s.Exec = nil
+		} else if !s.ready {
+			s.Ready.Port = s.Port
+		}
+		if !known || s.On == "" || s.Stopped {
 			continue
 		}
 		if other := there.other(s.Server, s.On); other != nil {

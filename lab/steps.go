@@ -20,6 +20,8 @@ type stepDraft struct {
 	node *node
 	want field
 	own  map[string]field // the keys that were given, by name
+	// program: its clients are programs, or it is an exec step.
+	program bool
 }
 
 // stepKind is a kind of step: its key, what it does, the keys that are its own, and what it can have
@@ -155,6 +157,9 @@ func (d *decoder) readStep(kinds []stepKind, index int, item *node, run *script)
 	d.stepName(s, run)
 	kind.read(d, s, act)
 	d.stepKeys(s, kinds, kind)
+	if s.program && s.Kind != Start && s.Kind != Stop && s.own["deadline"].key == nil {
+		s.Deadline = programLimit*time.Duration(max(1, s.Count)) + time.Duration(s.Count)*s.Every
+	}
 	d.stepTimes(s, run)
 	d.play(s, run)
 	d.since(s, run)

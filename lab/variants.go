@@ -66,9 +66,6 @@ func (d *decoder) readEdit(v *variant, f field) {
 	case "about":
 		v.about = d.text(f)
 		return
-	case "needs":
-		d.notYet(f.key, "variant "+v.name.text, "needs")
-		return
 	}
 	parts := splitPath(f.name())
 	switch {
@@ -303,7 +300,7 @@ func keyOf(path *node, p part) *node {
 
 // variable are the sections that a variant can change.
 func variable() []string {
-	return []string{"nodes", "services", "servers", "clients", "steps", "model"}
+	return []string{"nodes", "services", "servers", "clients", "steps", "model", "needs"}
 }
 
 // isSection reports paths that begin with what no variant can change.

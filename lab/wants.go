@@ -25,7 +25,7 @@ func wantKeys(s *stepDraft, kind *stepKind) []key[*wantDraft] {
 	if kind.deletes {
 		keys = append(keys, key[*wantDraft]{"deleted", "how many entries the step deleted", ref("wanted-number"), readDeleted})
 	}
-	if kind.name == Exec {
+	if s.program {
 		keys = append(keys, programKeys()...)
 	}
 	keys = append(keys, tableWants()...)
@@ -98,7 +98,7 @@ func (d *decoder) noWant(w *wantDraft, n *node, keys []key[*wantDraft]) {
 	case text == "deleted":
 		d.fail(n, "restart, backends, conntrack and stop have one", "%s: there is no %q, since nothing is deleted", context, text)
 	case slices.ContainsFunc(programKeys(), func(k key[*wantDraft]) bool { return k.name == text }):
-		d.fail(n, "only exec has one", "%s: there is no %q, since no program runs", context, text)
+		d.fail(n, "only exec has one, and clients that are programs", "%s: there is no %q, since no program runs", context, text)
 	case near != "":
 		d.fail(n, fmt.Sprintf("did you mean %q?", near), "%s: %s is no result", context, checks.Quote(text))
 	case w.step.sends():

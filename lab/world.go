@@ -49,7 +49,7 @@ type Outcome struct {
 	Restarted    *Restarted
 	Deleted      []Deleted  // by a cleanup or a conntrack step
 	Snapshots    []Snapshot // check, and steps whose wants are about tables
-	Program      *Program   // exec
+	Programs     []Program  // what programs did: of an exec step, or of clients that are programs
 	NotPlayed    string     // why this world cannot play the step; its wants are not judged
 }
 
@@ -61,9 +61,12 @@ type Deleted struct {
 	Healthy bool
 }
 
-// Program is what an exec step ran.
+// Program is a program that ran, and what came of it.
 type Program struct {
-	Exit           int
+	Client         string // "" for an exec step
+	Node           string
+	At, Took       time.Duration
+	Exit           int // 128 and more: the signal that ended it
 	Stdout, Stderr string
 }
 
@@ -117,7 +120,8 @@ type Snapshot struct {
 type Evidence struct {
 	Traces  []trace.Trace
 	Final   []Snapshot     // the last read of each tracked node
-	Asked   map[string]int // questions that reached each server, by the node on which it ran
+	Asked   map[string]int // questions that reached each built-in server, by the node on which it ran
+	Servers []Program      // servers that are programs, in the order in which they ended; Client is the server's name
 	Waits   time.Duration  // time that the script waited: pauses, and outcomes of requests
 	Taken   []Phase        // where ctlab's own time went
 	Margins []Margin       // of a simulated world: what came near a boundary

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,6 +30,20 @@ func needRoot(t *testing.T) {
 	t.Skip("needs root")
 }
 
+// needPrograms skips a lab whose programs are not installed; in CI all are.
+func needPrograms(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	for _, name := range l.Needs.Programs {
+		if _, err := exec.LookPath(name); err == nil {
+			continue
+		}
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is not installed", name)
+		}
+		t.Skipf("%s is not installed", name)
+	}
+}
+
 // Every kind of step on this kernel.
 func TestEveryStepOnThisKernel(t *testing.T) {
 	needRoot(t)
@@ -44,10 +59,12 @@ func TestEveryStepOnThisKernel(t *testing.T) {
 // nothing was left to the timing, and the outcome is the one that was predicted.
 func TestLabsOnThisKernel(t *testing.T) {
 	needRoot(t)
+	unclear := notPredicted(t)
 	for _, v := range all(t) {
 		t.Run(v.String(), func(t *testing.T) {
 			t.Parallel()
 			l := v.load(t)
+			needPrograms(t, l)
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			r := lab.Run(ctx, l, play.New(l, live.New(l)), lab.Options{})
@@ -63,7 +80,9 @@ func TestLabsOnThisKernel(t *testing.T) {
 					t.Errorf("%s: %s", c.Header.Node, c.Verdict())
 				}
 			}
-			agree(t, predict(v.load(t), seed), r)
+			if !unclear[v.String()] {
+				agree(t, predict(v.load(t), seed), r)
+			}
 			if r.Verdict() != lab.Pass || free > 0 || t.Failed() {
 				t.Errorf("%s, %d timing choices\n%s", r.Verdict(), free, text(t, r))
 				keep(t, r)

@@ -27,6 +27,8 @@ type Outcome struct {
 	Steps     []Step
 	Dropped   string            // where and why, or ""
 	Local     bool              // delivered to the namespace's own stack
+	Before    string            // the time left of the packet's entry, such as "3s"; "" where the packet made it
+	After     string            // and behind the packet; "" where the packet gave it none
 	Delivered *conntrack.Packet // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
 	Left      []Left            // what leaves because of it, now
 }
@@ -43,6 +45,8 @@ type walk struct {
 	info      ctInfo
 	mark      uint32
 	asked     bool
+	before    string // see Outcome
+	after     string
 	hook      string
 	steps     []Step
 	dropped   string
@@ -80,7 +84,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 }
 
 func (w *walk) outcome(n *Namespace) Outcome {
-	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered}
+	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
 	if n.tracking() {
 		o.CT = w.info.String()
 	}

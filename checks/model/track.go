@@ -261,15 +261,19 @@ func (n *Namespace) refresh(w *walk, ticks int64, why string) {
 	e.whyTimeout = why + " (nf_conntrack_udp_packet, __nf_ct_refresh_acct)"
 	if !e.status.Has(conntrack.Confirmed) {
 		e.relative = ticks
-		w.say("nf_conntrack_udp_packet", fmt.Sprintf("%ds once confirmed; %s", ticks/n.cfg.HZ, why))
+		w.after = fmt.Sprintf("%ds", ticks/n.cfg.HZ)
+		w.say("nf_conntrack_udp_packet", w.after+" once confirmed; "+why)
 		return
 	}
+	w.before = n.left(e.expiry, w.at)
+	w.after = w.before
 	next := w.at.Add(ticks)
 	if gain := next.From - e.expiry.From; n.cfg.Profile.WholeSeconds && gain >= 0 && int64(gain) < n.cfg.HZ {
-		w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s left, less than a second to gain; %s", n.left(e.expiry, w.at), why))
+		w.say("nf_conntrack_udp_packet", w.before+" left, less than a second to gain; "+why)
 		return
 	}
-	w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s -> %s left; %s", n.left(e.expiry, w.at), n.left(next, w.at), why))
+	w.after = n.left(next, w.at)
+	w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s -> %s left; %s", w.before, w.after, why))
 	e.expiry = next
 }
 

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ctlab/checks/model"
 	"ctlab/lab"
+	"ctlab/lab/report"
 	"ctlab/labs"
 )
 
@@ -69,6 +72,19 @@ func badInput(stderr io.Writer, err error) error {
 	return exit(exitBadInput, err)
 }
 
+// warnings of labs, each once: a lab and its variants share most of them.
+func warnings(labs []*lab.Lab) []string {
+	var out []string
+	for _, l := range labs {
+		for _, w := range l.Warnings() {
+			if s := w.String(); !slices.Contains(out, s) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
 func newCheck() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check LAB...",
@@ -98,7 +114,8 @@ func newCheck() *cobra.Command {
 func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) error {
 	out, base := cmd.OutOrStdout(), all[0]
 	near := 0
-	var lines []string
+	warned := warnings(all)
+	lines := slices.Clone(warned)
 	for _, l := range all {
 		margins, err := foresee(cmd.Context(), l, func(l *lab.Lab, what string) { lines = append(lines, labName(l)+": "+what) })
 		if err != nil && l.SkipModel == "" {
@@ -109,6 +126,13 @@ func checkOne(cmd *cobra.Command, arg string, all []*lab.Lab) error {
 	said := fmt.Sprintf("%s: ok, %d nodes, %d steps, %d variants", lab.Escape(arg), len(base.Nodes), len(base.Steps), len(base.Variants))
 	if near > 0 {
 		said += fmt.Sprintf("; %d near a boundary", near)
+	}
+	switch n := len(warned); n {
+	case 0:
+	case 1:
+		said += "; a warning"
+	default:
+		said += fmt.Sprintf("; %d warnings", n)
 	}
 	fmt.Fprintln(out, said)
 	for _, l := range lines {
@@ -137,9 +161,12 @@ func newLabs() *cobra.Command {
 				if err != nil {
 					return exit(exitBroken, err)
 				}
-				fmt.Fprintf(out, "%-24s %s\n", name, l.About)
+				errs := []error{report.Hanging(out, fmt.Sprintf("%-26s ", name), l.About)}
 				for _, v := range l.Variants {
-					fmt.Fprintf(out, "  %-24s %s\n", v.Name, v.About)
+					errs = append(errs, report.Hanging(out, fmt.Sprintf("  %-24s ", v.Name), v.About))
+				}
+				if err := errors.Join(errs...); err != nil {
+					return exit(exitBroken, fmt.Errorf("write list: %w", err))
 				}
 			}
 			return nil

@@ -72,16 +72,22 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		}
 		p.done()
 		lacks := cannotRun(r.Err)
-		if lacks != nil {
+		switch {
+		case lacks == nil:
+		case lacks.code == exitSkipped && len(r.Steps) == 0:
+			r.Skipped, r.Err, lacks = oneLine(lacks), nil, nil
+		case len(r.Steps) == 0: // nothing to report, and the others would fare no better
+			p.warn(r.Lab, oneLine(lacks))
+			cancel()
+			all.code = worse(all.code, lacks.code)
+			return all, nil
+		default:
 			r.Err = lacks
 		}
-		if lacks != nil && len(r.Steps) == 0 { // nothing to report
-			p.warn(r.Lab, strings.ReplaceAll(lacks.Error(), "\n", "; "))
-			if all.code = worse(all.code, lacks.code); lacks.code == exitCannotRun {
-				cancel()
-				return all, nil
-			}
-			continue
+		var setting *lab.SettingError
+		if errors.As(r.Err, &setting) && setting.Input() {
+			cancel()
+			return all, exit(exitBadInput, setting)
 		}
 		all.results = append(all.results, r)
 		if err := each(r); err != nil {
@@ -97,10 +103,15 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 	return all, nil
 }
 
+// oneLine puts errors that were joined on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
 func exitCode(v lab.Verdict) int {
 	switch v {
 	case lab.Pass:
 		return exitPass
+	case lab.Skipped:
+		return exitSkipped
 	case lab.Fail:
 		return exitFail
 	case lab.Unclear:

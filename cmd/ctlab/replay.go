@@ -32,7 +32,7 @@ func newReplay() *cobra.Command {
 			for _, t := range traces {
 				c, err := replayOne(cmd.OutOrStdout(), t, profile, useColor(cmd))
 				if err != nil {
-					return exit(exitBadInput, err)
+					return err
 				}
 				code = worse(code, c)
 			}
@@ -75,12 +75,12 @@ func readTraces(paths []string) ([]trace.Trace, error) {
 func replayOne(w io.Writer, t trace.Trace, profile *model.Profile, color bool) (code int, err error) {
 	p, err := t.Header.Model(profile)
 	if err != nil {
-		return 0, err
+		return 0, exit(exitBadInput, err)
 	}
 	c := trace.Replay(t, p)
-	fmt.Fprintf(w, "%s, node %s, recorded on %s; %s\n", t.Lab, t.Node, t.Kernel, report.ProfileNote(p))
-	report.Differences(w, c, traceNames(t.Names), color)
-	fmt.Fprintf(w, "%s  %s\n", c.Verdict(), c.Summary())
+	if err := report.Replayed(w, c, traceNames(t.Names), color); err != nil {
+		return 0, exit(exitBroken, fmt.Errorf("write report: %w", err))
+	}
 	switch c.Verdict() {
 	case trace.Different:
 		return exitFail, nil

@@ -98,6 +98,9 @@ func prepared(cmd *cobra.Command, args []string, variant, kernel string, jobs in
 	if err != nil {
 		return nil, nil, badInput(cmd.ErrOrStderr(), err)
 	}
+	for _, w := range warnings(all) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "ctlab: warning:", w)
+	}
 	return profile, all, nil
 }
 
@@ -106,6 +109,9 @@ func prepared(cmd *cobra.Command, args []string, variant, kernel string, jobs in
 func onKernel(cmd *cobra.Command, profile *model.Profile, backend string, steps func(*lab.Result) error) *player {
 	p := newPlayer(cmd.ErrOrStderr())
 	p.play = func(ctx context.Context, l *lab.Lab, say lab.Progress) *lab.Result {
+		if why := absent(l); why != "" {
+			return &lab.Result{Lab: l, Skipped: why}
+		}
 		margins, err := foresee(ctx, l, p.warn)
 		if err != nil && ctx.Err() == nil {
 			p.warn(l, fmt.Sprintf("what comes near a boundary is not known: predict: %v", err))

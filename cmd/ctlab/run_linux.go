@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
+	"ctlab/internal/program"
 	"ctlab/lab"
 	"ctlab/lab/live"
 	"ctlab/lab/play"
@@ -109,6 +111,23 @@ func userNamespaceMend(err error) string {
 		return "sudo sysctl user.max_user_namespaces=10000"
 	}
 	return "sudo ctlab"
+}
+
+// absent says which of the programs that a lab needs is not here, and what would mend that.
+func absent(l *lab.Lab) string {
+	for _, name := range l.Needs.Programs {
+		if _, err := program.Look(name, filepath.Dir(l.File)); err == nil {
+			continue
+		}
+		why := name + " is not installed"
+		for _, known := range live.Programs() {
+			if known.Name == name {
+				why += ": " + known.Mend
+			}
+		}
+		return why
+	}
+	return ""
 }
 
 // cannotRun names what this machine lacks and the command that mends it, or is nil. Its exit code is that of a machine

@@ -15,4 +15,6 @@ func able() error {
 	return exit(exitCannotRun, errors.New("playing labs needs Linux; ctlab predict, compare --predicted, explain, check and replay work here"))
 }
 
+func absent(*lab.Lab) string { return "" }
+
 func cannotRun(error) *exitError { return nil }

@@ -34,7 +34,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-	path := program(t)
+	path := executable(t)
 	namespaces, kept := countNamespaces(t), surroundings(t)
 	ended := map[string]int{}
 	for _, v := range victims(t) {

@@ -19,6 +19,7 @@ var allowed = map[string]struct {
 	pure         bool
 }{
 	"internal/netns":   {others: []string{"github.com/vishvananda/netns"}},
+	"internal/program": {ours: []string{"internal/netns"}, others: []string{"golang.org/x/sys"}},
 	"internal/layout":  {},
 	"checks/conntrack": {pure: true},
 	"checks/model":     {ours: []string{"checks/conntrack"}, pure: true},
@@ -35,10 +36,10 @@ var allowed = map[string]struct {
 	"lab/play":         {ours: []string{"lab", "checks", "checks/conntrack", "checks/model", "topology/service"}, pure: true},
 	"lab/sim":          {ours: []string{"lab", "lab/play", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
 	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
-		"checks/trace", "checks/kernel", "checks/observe", "internal/netns"}, others: []string{"golang.org/x/sys"}},
+		"checks/trace", "checks/kernel", "checks/observe", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
 	"internal/guest": {others: []string{"golang.org/x/sys"}},
 	"labs":           {},
-	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology", "internal/guest"},
+	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology", "internal/guest", "internal/program"},
 		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys/unix"}},
 }
 

@@ -98,7 +98,7 @@ func (g *Ground) buildNodes() error {
 		}
 		for _, s := range spec.Sysctls {
 			if err := n.NS.WriteSysctl(s.Name, s.Value); err != nil {
-				return fmt.Errorf("set %s=%s in %s: %w", s.Name, s.Value, spec.Name, err)
+				return &lab.SettingError{Setting: s, Node: spec.Name, Err: err}
 			}
 		}
 		if t := g.trackedNode(spec.Name); t != nil {

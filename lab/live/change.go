@@ -55,7 +55,7 @@ func (g *Ground) Sysctl(node string, s lab.Sysctl) error {
 		func(n *topology.Node) error { return n.NS.WriteSysctl(s.Name, s.Value) },
 		func(t *tracked, at kernel.Moment) { t.recordSysctl(at, s.Name, s.Value) })
 	if err != nil {
-		return fmt.Errorf("set %s=%s in %s: %w", s.Name, s.Value, node, err)
+		return &lab.SettingError{Setting: s, Node: node, Err: err}
 	}
 	return nil
 }

@@ -46,14 +46,18 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	return ev, errors.Join(errs...)
 }
 
-// endPrograms ends clients and servers that were not ended.
+// endPrograms ends clients, servers and programs that were not ended.
 func (g *Ground) endPrograms(ctx context.Context) error {
 	g.mu.Lock()
 	running, sockets, servers := slices.Collect(maps.Keys(g.running)), slices.Collect(maps.Keys(g.sockets)), slices.Collect(maps.Keys(g.servers))
+	programs := slices.Collect(maps.Keys(g.programs))
 	g.mu.Unlock()
 	var errs []error
 	for _, r := range running {
 		errs = append(errs, r.Stop(ctx))
+	}
+	for _, p := range programs {
+		errs = append(errs, p.Stop(0))
 	}
 	for _, s := range sockets {
 		errs = append(errs, s.Close())

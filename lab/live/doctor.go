@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 
 	"ctlab/checks/kernel"
 	"ctlab/checks/model"
 	"ctlab/checks/observe"
+	"ctlab/internal/program"
 	"ctlab/topology"
 	"ctlab/topology/service"
 )
@@ -241,9 +241,12 @@ func explainRefusal(ctx context.Context, ipt topology.Iptables, text string, ref
 	return refused
 }
 
-// examinePrograms looks for programs that ctlab can make use of.
-func examinePrograms() (out []Finding) {
-	for _, p := range []struct{ name, use, mend string }{
+// KnownProgram is a program that ctlab can make use of.
+type KnownProgram struct{ Name, For, Mend string }
+
+// Programs lists what ctlab can make use of, and the command that installs it.
+func Programs() []KnownProgram {
+	return []KnownProgram{
 		{"conntrack", "looking yourself, at a network that --keep keeps", "apt-get install conntrack"},
 		{"tcpdump", "the same", "apt-get install tcpdump"},
 		{"nsenter", "the same", "apt-get install util-linux"},
@@ -251,24 +254,18 @@ func examinePrograms() (out []Finding) {
 		{"dnsperf", "labs whose client it is", "apt-get install dnsperf"},
 		{"coredns", "labs with the real CoreDNS", "(cd labs/coredns && go build -o /usr/local/bin/coredns .)"},
 		{"qemu-system-x86_64", "ctlab vm run", "apt-get install qemu-system-x86"},
-	} {
-		f := Finding{What: p.name, State: Works, For: p.use}
+	}
+}
+
+// examinePrograms looks for programs that ctlab can make use of.
+func examinePrograms() (out []Finding) {
+	for _, p := range Programs() {
+		f := Finding{What: p.Name, State: Works, For: p.For}
 		var err error
-		if f.Detail, err = lookProgram(p.name); err != nil {
-			f.State, f.Detail, f.Mend = Absent, "not installed", p.mend
+		if f.Detail, err = program.Look(p.Name, ""); err != nil {
+			f.State, f.Detail, f.Mend = Absent, "not installed", p.Mend
 		}
 		out = append(out, f)
 	}
 	return out
-}
-
-// lookProgram finds a program, also where only root's PATH leads.
-func lookProgram(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-		if err != nil {
-			path, err = exec.LookPath(dir + name)
-		}
-	}
-	return path, err
 }

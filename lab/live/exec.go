@@ -3,82 +3,125 @@
 package live
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"os/exec"
-	"syscall"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"ctlab/internal/program"
 	"ctlab/lab"
+	"ctlab/lab/play"
 )
 
-// maxOutput is how much of each stream of a program is kept, in bytes.
-const maxOutput = 1 << 20
+// started is a program that was started.
+type started struct {
+	*program.Program
+	ground *Ground
+}
 
-// outputDelay is how long after the end of a program its output is waited for, when something that it
-// started still holds it.
-const outputDelay = 100 * time.Millisecond
-
-// signalled is added to the number of a signal that ended a program, as shells do.
-const signalled = 128
-
-// Exec runs a program in a node, in a process group of its own, which ends with it or with ctx. It has no
-// input. What its own sockets send from a tracked node is not recorded.
-func (g *Ground) Exec(ctx context.Context, node string, argv []string) (lab.Program, error) {
+// Start starts a program in a node; the lab's names resolve in it. It has no input. What its own sockets send from a
+// tracked node is not recorded.
+func (g *Ground) Start(node string, c lab.Command) (play.Program, error) {
 	n, err := g.node(node)
 	if err != nil {
-		return lab.Program{}, err
+		return nil, err
 	}
-	var stdout, stderr limited
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return endGroup(cmd.Process.Pid) }
-	cmd.WaitDelay = outputDelay
-	if err := n.NS.Do(cmd.Start); err != nil {
-		return lab.Program{}, fmt.Errorf("start %s in %s: %w", argv[0], node, err)
+	for _, t := range g.tracked { // a program may send at once
+		if err := t.awaitTap(); err != nil {
+			return nil, err
+		}
 	}
-	err = cmd.Wait()
-	err = errors.Join(ctx.Err(), exitError(err), endGroup(cmd.Process.Pid))
+	spec := program.Spec{Argv: c.Argv, Base: filepath.Dir(g.lab.File), Env: g.env(node), Etc: g.etc(), Files: map[string]string{}}
+	for _, f := range c.Files {
+		spec.Files[f.Name] = f.Text
+	}
+	p, err := program.Start(n.NS, spec)
 	if err != nil {
-		err = fmt.Errorf("run %s in %s: %w", argv[0], node, err)
+		return nil, fmt.Errorf("%s: %w", node, err)
 	}
-	return lab.Program{Exit: exitCode(cmd), Stdout: stdout.kept.String(), Stderr: stderr.kept.String()}, err
+	s := &started{p, g}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.programs[s] = true
+	return s, nil
 }
 
-// exitError is what went wrong besides the program's own end.
-func exitError(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) || errors.Is(err, exec.ErrWaitDelay) {
+// Stop ends the program, with everything that it started.
+func (s *started) Stop(grace time.Duration) error {
+	s.ground.mu.Lock()
+	delete(s.ground.programs, s)
+	s.ground.mu.Unlock()
+	return s.Program.Stop(grace)
+}
+
+// Output is what came of the program so far.
+func (s *started) Output() lab.Program {
+	out := lab.Program{Stdout: s.Stdout(), Stderr: s.Stderr()}
+	select {
+	case <-s.Done():
+		out.Exit = s.Exit()
+	default:
+	}
+	return out
+}
+
+// env says to a program where it runs, so that one configuration does for all nodes.
+func (g *Ground) env(node string) []string {
+	env := []string{"CTLAB_NODE=" + node}
+	if a := g.lab.Node(node).Address; a.IsValid() {
+		env = append(env, "CTLAB_ADDRESS="+a.Addr().String())
+	}
+	return env
+}
+
+// etc is how programs resolve names: the lab's are known, and nobody is asked for others. Questions to the machine's
+// own resolvers would be traffic of the lab.
+func (g *Ground) etc() map[string]string {
+	hosts := "127.0.0.1 localhost\n"
+	for _, n := range g.names() {
+		hosts += n.Addr.String() + " " + n.Name + "\n"
+	}
+	return map[string]string{"hosts": hosts, "nsswitch.conf": "hosts: files\n", "resolv.conf": "# the node itself\n"}
+}
+
+// Listening reports whether a node has a socket at a port, by the list that the kernel shows.
+func (g *Ground) Listening(node string, tcp bool, port uint16) (found bool, err error) {
+	n, err := g.node(node)
+	if err != nil {
+		return false, err
+	}
+	file := "udp"
+	if tcp {
+		file = "tcp"
+	}
+	err = n.NS.Do(func() error {
+		for _, f := range []string{file, file + "6"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + f)
+			if err != nil && !os.IsNotExist(err) { // a kernel without IPv6
+				return err
+			}
+			found = found || hasSocket(string(b), tcp, port)
+		}
 		return nil
-	}
-	return err
+	})
+	return found, err
 }
 
-func exitCode(cmd *exec.Cmd) int {
-	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return signalled + int(status.Signal())
+// hasSocket looks for a local port in /proc/net/udp or tcp (udp4_format_sock in net/ipv4/udp.c, get_openreq4 and others
+// in net/ipv4/tcp_ipv4.c): the second field ends with it in hexadecimal; a TCP socket that listens is in state 0A.
+func hasSocket(table string, tcp bool, port uint16) bool {
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		_, hex, _ := strings.Cut(f[1], ":")
+		n, err := strconv.ParseUint(hex, 16, 16)
+		if err == nil && uint16(n) == port && (!tcp || f[3] == "0A") {
+			return true
+		}
 	}
-	return cmd.ProcessState.ExitCode()
-}
-
-// endGroup kills a process group; it may be gone already.
-func endGroup(leader int) error {
-	if err := unix.Kill(-leader, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process group %d: %w", leader, err)
-	}
-	return nil
-}
-
-// limited keeps the beginning of what is written to it and passes over the rest. The buffer is no embedded
-// one, as io.Copy would then read into it without a limit.
-type limited struct{ kept bytes.Buffer }
-
-func (l *limited) Write(b []byte) (int, error) {
-	l.kept.Write(b[:min(len(b), max(0, maxOutput-l.kept.Len()))])
-	return len(b), nil
+	return false
 }

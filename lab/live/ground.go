@@ -40,12 +40,13 @@ type Ground struct {
 	phases  []lab.Phase
 	built   bool // Build began
 
-	mu      sync.Mutex // what clients in the background change too
-	used    map[conntrack.Tuple]bool
-	sockets map[*socket]bool
-	servers map[*server]bool
-	running map[*running]bool
-	telling sync.Mutex // one call of Sent at a time
+	mu       sync.Mutex // what clients in the background change too
+	used     map[conntrack.Tuple]bool
+	sockets  map[*socket]bool
+	servers  map[*server]bool
+	running  map[*running]bool
+	programs map[*started]bool
+	telling  sync.Mutex // one call of Sent at a time
 }
 
 var _ play.Ground = (*Ground)(nil)
@@ -53,7 +54,7 @@ var _ play.Ground = (*Ground)(nil)
 // New prepares the ground of a lab; nothing is made yet.
 func New(l *lab.Lab) *Ground {
 	return &Ground{lab: l, clock: observe.Monotonic, nodes: map[string]*topology.Node{}, used: map[conntrack.Tuple]bool{},
-		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}}
+		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}, programs: map[*started]bool{}}
 }
 
 // Ready is called when rules are loaded and programs started: the taps are awaited, and the clock begins.

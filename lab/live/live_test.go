@@ -4,6 +4,7 @@ package live_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -433,48 +434,70 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// ended starts a program and waits for its end.
+func ended(ctx context.Context, g *live.Ground, node string, argv ...string) (lab.Program, error) {
+	p, err := g.Start(node, lab.Command{Argv: argv})
+	if err != nil {
+		return lab.Program{}, err
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return p.Output(), errors.Join(err, p.Stop(0))
+}
+
 func TestExec(t *testing.T) {
 	g := ground(t, network())
-	p, err := g.Exec(t.Context(), "app", []string{"sh", "-c", "ls /sys/class/net /proc/thread-self/net/dev; cat /proc/thread-self/net/dev; echo oops >&2; exit 3"})
+	p, err := ended(t.Context(), g, "app", "sh", "-c", "ls /sys/class/net /proc/thread-self/net/dev; cat /proc/thread-self/net/dev; echo oops >&2; exit 3")
 	if err != nil || p.Exit != 3 || !strings.Contains(p.Stdout, "eth0:") || p.Stderr == "" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	p, err = g.Exec(t.Context(), "app", []string{"sh", "-c", "yes | head -c 3000000; kill -9 $$"})
-	if err != nil || len(p.Stdout) != 1<<20 || p.Exit != 128+9 {
+	p, err = ended(t.Context(), g, "app", "sh", "-c", "yes | head -c 3000000; kill -9 $$")
+	if err != nil || len(p.Stdout) < 1<<20 || len(p.Stdout) > 1<<20+100 || p.Exit != 128+9 {
 		t.Errorf("exit %d, %d bytes, %v", p.Exit, len(p.Stdout), err)
 	}
-	if _, err := g.Exec(t.Context(), "app", []string{"no-such-program"}); err == nil {
+	if _, err := ended(t.Context(), g, "app", "no-such-program"); err == nil {
 		t.Error("a program that does not exist ran")
 	}
-	// What a program starts ends with it, though it holds the output.
-	p, err = g.Exec(t.Context(), "app", []string{"sh", "-c", "sleep 1000 & echo $!"})
+	// What a program started holds its output, and does not keep anybody waiting.
+	p, err = ended(t.Context(), g, "app", "sh", "-c", "sleep 1000 & exit 0")
 	if err != nil || p.Exit != 0 {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for pid := strings.TrimSpace(p.Stdout); ; {
-		state := processState(pid)
-		if state == "" || state == "Z" {
-			break
-		}
-		if g.Now() > patience {
-			t.Fatalf("process %s is still there, in state %s", pid, state)
-		}
+	p, err = ended(t.Context(), g, "app", "getent", "hosts", "dns-1")
+	if err != nil || p.Exit != 0 || !strings.HasPrefix(p.Stdout, "10.2.0.10 ") {
+		t.Errorf("%+v, %v", p, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := g.Exec(ctx, "app", []string{"sh", "-c", "sleep 1000; true"}); err == nil {
+	if _, err := ended(ctx, g, "app", "sh", "-c", "sleep 1000; true"); err == nil {
 		t.Error("a program outlived its context")
 	}
 }
 
-// processState is the letter of a process's state, or nothing if it is gone.
-func processState(pid string) string {
-	b, err := os.ReadFile("/proc/" + pid + "/stat")
-	if err != nil {
-		return ""
+// A socket at a port is seen when it is there, and only then.
+func TestListening(t *testing.T) {
+	g := ground(t, network())
+	for _, c := range []struct {
+		tcp, want bool
+		port      uint16
+		first     func()
+	}{
+		{false, false, 53, func() {}},
+		{false, true, 53, func() { serve(t, g, "dns-1", "10.2.0.10:53") }},
+		{true, true, 53, func() {}},
+		{true, false, 54, func() {}},
+	} {
+		c.first()
+		if got, err := g.Listening("dns-1", c.tcp, c.port); got != c.want || err != nil {
+			t.Errorf("tcp %v, port %d: %v, %v", c.tcp, c.port, got, err)
+		}
 	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return rest[:1]
+	if got, err := g.Listening("dns-2", false, 53); got || err != nil {
+		t.Errorf("on another node: %v, %v", got, err)
+	}
 }
 
 // A large network builds, and every host is reachable.

@@ -68,8 +68,21 @@ type Ground interface {
 	// Events are those of the node so far.
 	Events(node string) []conntrack.Event
 
-	// Exec runs a program in a node. ErrNotSimulated says that this ground cannot.
-	Exec(ctx context.Context, node string, argv []string) (lab.Program, error)
+	// Start starts a program in a node. ErrNotSimulated says that this ground cannot.
+	Start(node string, c lab.Command) (Program, error)
+	// Listening reports whether a node has a socket at a port, at whatever address.
+	Listening(node string, tcp bool, port uint16) (bool, error)
+}
+
+// Program is a program that was started.
+type Program interface {
+	// Done is closed when it has ended, by itself or not.
+	Done() <-chan struct{}
+	// Stop ends it with everything that it started: by SIGINT and, when the grace is over, at once. It returns when
+	// all is gone. What has ended already is none the worse for it.
+	Stop(grace time.Duration) error
+	// Output is what came of it so far; once it has ended, with its exit code.
+	Output() lab.Program
 }
 
 // Server is a running server.

@@ -12,6 +12,9 @@ import (
 // query lets the step's clients ask count times. A client asks again when all have an outcome and "every"
 // has passed since they asked.
 func (w *World) query(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
+	if w.programs(s) {
+		return w.queryPrograms(ctx, s, out)
+	}
 	for i := range s.Count {
 		if err := w.WaitUntil(ctx, out.Began+time.Duration(i)*s.Every); err != nil {
 			return err
@@ -164,8 +167,11 @@ func (w *World) start(ctx context.Context, s *lab.Step) error {
 }
 
 func (w *World) begin(c *client, s *lab.Step) error {
-	if c.run != nil {
+	if c.run != nil || c.program != nil {
 		return fmt.Errorf("client %s is in the background already", c.spec.Name)
+	}
+	if c.spec.Exec != nil {
+		return w.startProgram(c)
 	}
 	run, err := w.ground.Begin(Background{Client: c.spec, Socket: c.socket, Every: s.Every, Count: s.Count,
 		Sent: func(t conntrack.Tuple, r Reply, control bool) { w.heard(c, t, r, control) }})
@@ -195,6 +201,14 @@ func (w *World) heard(c *client, t conntrack.Tuple, r Reply, control bool) {
 func (w *World) stop(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	for _, name := range s.Clients {
 		c := w.clients[name]
+		if c.spec.Exec != nil {
+			got, err := w.stopProgram(c)
+			if err != nil {
+				return err
+			}
+			out.Programs = append(out.Programs, got)
+			continue
+		}
 		if c.run == nil {
 			return fmt.Errorf("client %s is not in the background", name)
 		}

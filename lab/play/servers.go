@@ -23,12 +23,22 @@ func (w *World) address(s *lab.Server, on string) netip.AddrPort {
 }
 
 func (w *World) startServer(ctx context.Context, s *server, on string) error {
-	srv, err := w.ground.Serve(ctx, on, w.address(s.spec, on), on)
+	srv, err := w.serve(ctx, s.spec, on)
 	if err != nil {
 		return fmt.Errorf("server %s on %s: %w", s.spec.Name, on, err)
 	}
 	s.on, s.running = on, append(s.running, srv)
 	return nil
+}
+
+// serve starts the built-in server or a program. A world that runs no programs lets the former stand in for the latter.
+func (w *World) serve(ctx context.Context, spec *lab.Server, on string) (Server, error) {
+	if spec.Exec != nil {
+		if srv, err := w.serveProgram(ctx, spec, on); !errors.Is(err, ErrNotSimulated) {
+			return srv, err
+		}
+	}
+	return w.ground.Serve(ctx, on, w.address(spec, on), on)
 }
 
 func (w *World) stopServer(ctx context.Context, s *server) error {
@@ -133,7 +143,7 @@ func (w *World) giveAddress(ctx context.Context, from, to *lab.Node, a netip.Pre
 	}
 	w.where[a.Addr()] = to.Name
 	for _, s := range w.servers {
-		if s.on != to.Name || len(s.running) == 0 || s.spec.Listen.IsValid() && s.spec.Listen.IsUnspecified() {
+		if s.on != to.Name || len(s.running) == 0 || s.spec.Exec != nil || s.spec.Listen.IsValid() && s.spec.Listen.IsUnspecified() {
 			continue
 		}
 		srv, err := w.ground.Serve(ctx, to.Name, netip.AddrPortFrom(a.Addr(), s.spec.Port), to.Name)

@@ -24,6 +24,8 @@ type World struct {
 	asked   map[string]int      // questions that reached servers, by the node on which they ran
 	where   map[netip.Addr]string
 	ended   map[string]time.Duration // when named steps were over
+	served  []lab.Program            // servers that are programs and have ended
+	waited  time.Duration            // for programs, whose time is not ctlab's own
 	started bool                     // Build came to its end
 	built   bool                     // Build began
 
@@ -50,12 +52,14 @@ type server struct {
 }
 
 type client struct {
-	spec   *lab.Client
-	router *tracked // the node that tracks its packets; nil if none does
-	socket Socket   // nil: a fresh one for each question
-	asked  int
-	run    Running
-	past   []lab.Attempt // of the background
+	spec     *lab.Client
+	router   *tracked // the node that tracks its packets; nil if none does
+	socket   Socket   // nil: a fresh one for each question
+	asked    int
+	run      Running
+	program  *background   // a program that runs in the background
+	unplayed error         // why it could not be started
+	past     []lab.Attempt // of the background
 }
 
 // New prepares a world; nothing is made yet.
@@ -132,7 +136,7 @@ func (w *World) buildPrograms(ctx context.Context) error {
 			c.router = w.trackedNode(w.lab.Node(spec.On).Uplink)
 		}
 		w.clients[spec.Name] = c
-		if spec.SourcePort == 0 {
+		if spec.SourcePort == 0 || spec.Exec != nil {
 			continue
 		}
 		var err error
@@ -171,6 +175,9 @@ func (w *World) Do(ctx context.Context, s *lab.Step) (out lab.Outcome, err error
 		out.NotPlayed, err = err.Error(), nil
 	}
 	if err == nil {
+		err = w.died()
+	}
+	if err == nil {
 		w.tellHarm(&out)
 		err = w.check(ctx, s, before, &out)
 	}
@@ -202,11 +209,7 @@ func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	case lab.Wait:
 		return w.WaitUntil(ctx, out.Began+s.Wait)
 	case lab.Exec:
-		p, err := w.ground.Exec(ctx, s.Nodes[0], s.Argv)
-		if err == nil {
-			out.Program = &p
-		}
-		return err
+		return w.exec(ctx, s, out)
 	case lab.Check:
 		return nil
 	}
@@ -222,6 +225,9 @@ func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
 	for _, c := range w.clients {
 		if c.run != nil {
 			errs = append(errs, c.run.Stop(ctx))
+		}
+		if c.program != nil {
+			errs = append(errs, c.program.Stop(0))
 		}
 	}
 	var final []lab.Snapshot
@@ -241,7 +247,8 @@ func (w *World) Close(ctx context.Context) (lab.Evidence, error) {
 		errs = append(errs, w.stopServer(ctx, s))
 	}
 	ev, err := w.ground.Close(ctx)
-	ev.Final, ev.Asked = final, w.asked
+	ev.Final, ev.Asked, ev.Servers = final, w.asked, w.served
+	ev.Waits += w.waited
 	ev.Taken = append(ev.Taken, w.ground.taken()...)
 	return ev, errors.Join(append(errs, err)...)
 }

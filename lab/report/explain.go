@@ -100,7 +100,7 @@ func (f *Flow) has(h *trace.Handled) bool {
 func Explain(w io.Writer, reports []trace.Report, names Names, opt ExplainOptions) (int, error) {
 	e := &explainer{text: text{w: w, opt: Options{Color: opt.Color}, name: names}}
 	for i := range reports {
-		e.node(&reports[i], opt)
+		e.node(&reports[i], opt, len(reports) > 1)
 	}
 	return e.told, e.err
 }
@@ -125,7 +125,7 @@ func (b *block) at() string {
 	return fmt.Sprintf("%d (%.3f s)", b.number, b.h.Record.At.Seconds())
 }
 
-func (e *explainer) node(r *trace.Report, opt ExplainOptions) {
+func (e *explainer) node(r *trace.Report, opt ExplainOptions, several bool) {
 	var blocks []*block
 	last := map[string]*block{} // of each flow and direction
 	for _, b := range accounts(r) {
@@ -139,8 +139,13 @@ func (e *explainer) node(r *trace.Report, opt ExplainOptions) {
 		}
 		blocks, last[flow] = append(blocks, b), b
 	}
-	for _, b := range blocks {
+	for i, b := range blocks {
 		if e.told > 0 {
+			e.line("")
+		}
+		if i == 0 && several {
+			h := r.Header
+			e.line("%s", e.paint(bold, fmt.Sprintf("%s, node %s, recorded on %s", h.Lab, h.Node, h.Kernel)))
 			e.line("")
 		}
 		e.block(r.Header.Node, b)
@@ -212,14 +217,6 @@ func ctinfo(o *model.Outcome) string {
 		return "none, tracking is off"
 	}
 	return o.CT
-}
-
-// hanging writes text behind a beginning; further lines stand below the text.
-func (e *explainer) hanging(begin, s string) {
-	for _, l := range wrap(s, columns-len(begin)) {
-		e.line("%s%s", begin, l)
-		begin = strings.Repeat(" ", len(begin))
-	}
 }
 
 // callers are the functions that are registered at the hooks, or called by the stack, and within which the

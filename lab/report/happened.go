@@ -61,17 +61,23 @@ func (t *text) said(s *lab.StepResult) []string {
 	out := &s.Outcome
 	switch s.Step.Kind {
 	case lab.Query:
+		if len(out.Programs) > 0 {
+			return programs(out.Programs)
+		}
 		return traffic(out.Attempts)
 	case lab.Start:
 		return []string{started(s.Step)}
 	case lab.Stop:
+		if len(out.Programs) > 0 {
+			return append(stopped(s.Step), programs(out.Programs)...)
+		}
 		return append(stopped(s.Step), background(&lab.Outcome{Began: out.Began, Ended: out.Ended, Attempts: t.r.Judged(s.Step, out)})...)
 	case lab.Restart:
 		return []string{t.restarted(out)}
 	case lab.SetBackends:
 		return []string{t.backendsSet(s)}
 	case lab.Exec:
-		return executed(out.Program)
+		return programs(out.Programs)
 	case lab.Check:
 		return []string{t.checked(out)}
 	}
@@ -186,12 +192,18 @@ func tally(all []lab.Attempt, control bool) string {
 			}
 			n++
 			took += a.Took
+			if class == lab.WrongSource {
+				by.add(a.From.String())
+				continue
+			}
 			by.add(a.By)
 		}
 		switch {
 		case n == 0:
 		case class == lab.Answered:
 			parts = append(parts, fmt.Sprintf("answered %d%s (%s)", n, by.from(), fineMS(took/time.Duration(n))))
+		case class == lab.WrongSource:
+			parts = append(parts, fmt.Sprintf("%s %d from %s", class, n, strings.Join(by.names, ", ")))
 		default:
 			parts = append(parts, fmt.Sprintf("%s %d", class, n))
 		}
@@ -296,16 +308,21 @@ func noneOr(names []string) string {
 // outputLimit is how many lines of a program's output are shown.
 const outputLimit = 3
 
-func executed(p *lab.Program) []string {
-	if p == nil {
-		return nil
+// programs is what came of programs, one after the other.
+func programs(all []lab.Program) (lines []string) {
+	for i := range all {
+		lines = append(lines, executed(&all[i])...)
 	}
+	return lines
+}
+
+func executed(p *lab.Program) []string {
 	lines := []string{fmt.Sprintf("exit %d", p.Exit)}
+	if p.Client != "" {
+		lines = []string{fmt.Sprintf("%s: exit %d after %s", p.Client, p.Exit, ms(p.Took))}
+	}
 	for _, stream := range []string{p.Stdout, p.Stderr} {
-		out := strings.Split(strings.TrimRight(stream, "\n"), "\n")
-		if stream == "" {
-			continue
-		}
+		out := slices.DeleteFunc(strings.Split(stream, "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
 		for i, l := range out {
 			if i == outputLimit {
 				lines = append(lines, fmt.Sprintf("| ... and %d more lines", len(out)-i))

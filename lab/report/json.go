@@ -35,13 +35,15 @@ type jsonRun struct {
 	File    string         `json:"file"`                    // as it was given: a path, or the name of a bundled lab
 	Variant string         `json:"variant,omitempty"`       // left out for the lab as it is
 	About   string         `json:"about,omitempty"`         // what the variant, or the lab, is about
-	Verdict string         `json:"verdict"`                 // PASS: all wants met, kernel and model agree; FAIL: not so; INCONCLUSIVE: evidence was lost
+	Verdict string         `json:"verdict"`                 // PASS: all wants met, kernel and model agree; FAIL: not so; INCONCLUSIVE: evidence was lost; SKIPPED: this machine lacks what the lab needs
 	Error   string         `json:"error,omitempty"`         // why the run ended early, or what went wrong when the network was taken down
 	Setting jsonSetting    `json:"setting"`                 // where it was played
 	Wants   jsonWants      `json:"wants"`                   // how many there are
 	Steps   []jsonStep     `json:"steps"`                   // those that were played
 	Final   []jsonSnapshot `json:"final"`                   // each tracked node when the steps were over
 	Model   []jsonModel    `json:"model"`                   // the comparison of kernel and model on each tracked node
+	Why     string         `json:"skipped,omitempty"`       // why the lab was not played, and what would mend that
+	Servers []jsonServer   `json:"servers"`                 // servers that are programs, in the order in which they ended
 	Skipped string         `json:"model-skipped,omitempty"` // why the lab leaves the model out
 	Margins []jsonMargin   `json:"margins"`                 // what came within 50 ms of a boundary, so that a run may see it on the other side
 	Wall    int64          `json:"wall-ns"`                 // real time from building to the end of taking down
@@ -79,6 +81,7 @@ type jsonStep struct {
 	Restarted *jsonRestarted `json:"restarted,omitempty"`  // what a restart did
 	Deleted   []jsonDeleted  `json:"deleted"`              // entries that a cleanup or a conntrack step deleted
 	Program   *jsonProgram   `json:"program,omitempty"`    // what an exec step ran
+	Programs  []jsonRan      `json:"programs"`             // what clients ran that are programs
 	Snapshots []jsonSnapshot `json:"snapshots"`            // tables that were read for a check or for wants
 	Wants     []jsonWant     `json:"wants"`                // each with what there was
 }
@@ -155,6 +158,22 @@ type jsonDeleted struct {
 	Node    string    `json:"node"`    // whose table
 	Healthy bool      `json:"healthy"` // the rules could still give its binding: harm was done
 	Entry   jsonEntry `json:"entry"`   // as it was
+}
+
+type jsonRan struct {
+	Client  string      `json:"client"`  // its name
+	Node    string      `json:"node"`    // where it ran
+	At      int64       `json:"at-ns"`   // when it began
+	Took    int64       `json:"took-ns"` // how long it ran
+	Program jsonProgram `json:"program"` // what came of it
+}
+
+type jsonServer struct {
+	Server  string      `json:"server"`  // its name
+	Node    string      `json:"node"`    // where it ran
+	At      int64       `json:"at-ns"`   // when it began
+	Took    int64       `json:"took-ns"` // how long it ran
+	Program jsonProgram `json:"program"` // what came of it
 }
 
 type jsonProgram struct {
@@ -305,6 +324,10 @@ func newJSONRun(r *lab.Result) jsonRun {
 		Final:   each(r.Evidence.Final, newJSONSnapshot),
 		Model:   []jsonModel{},
 		Skipped: r.Lab.SkipModel,
+		Why:     r.Skipped,
+		Servers: each(r.Evidence.Servers, func(p lab.Program) jsonServer {
+			return jsonServer{p.Client, p.Node, int64(p.At), int64(p.Took), jsonProgram{p.Exit, p.Stdout, p.Stderr}}
+		}),
 		Margins: each(r.Evidence.Margins, func(m lab.Margin) jsonMargin { return jsonMargin{int64(m.At), m.Node, m.What, int64(m.Off)} }),
 		Wall:    int64(r.Wall), Waits: int64(r.Evidence.Waits),
 	}
@@ -330,8 +353,14 @@ func newJSONStep(s lab.StepResult) jsonStep {
 	if r := out.Restarted; r != nil {
 		step.Restarted = &jsonRestarted{r.Server, r.From, r.To, string(r.Death), r.Reuse, each(r.Services, asString), newJSONCleanup(r.Cleanup)}
 	}
-	if p := out.Program; p != nil {
-		step.Program = &jsonProgram{p.Exit, p.Stdout, p.Stderr}
+	step.Programs = []jsonRan{}
+	for _, p := range out.Programs {
+		ran := jsonProgram{p.Exit, p.Stdout, p.Stderr}
+		if p.Client == "" {
+			step.Program = &ran
+			continue
+		}
+		step.Programs = append(step.Programs, jsonRan{p.Client, p.Node, int64(p.At), int64(p.Took), ran})
 	}
 	return step
 }

@@ -208,7 +208,7 @@ func fullResult(t *testing.T) *lab.Result {
 	a := &s.Outcome.Attempts[0]
 	a.From, a.Err = netip.MustParseAddrPort("10.0.0.1:53"), "x"
 	a.After.Entry.Known, a.After.Age = ^conntrack.Fields(0), second
-	s.Outcome.Program = &lab.Program{Exit: 1, Stdout: "\xff"}
+	s.Outcome.Programs = []lab.Program{{Exit: 1, Stdout: "\xff"}}
 	r.Evidence.Final[0].Events = []conntrack.Event{{Kind: conntrack.New, Entry: a.After.Entry}}
 	r.Evidence.Margins = []lab.Margin{{At: second, Node: "node", What: "?", Off: -time.Millisecond}}
 	r.Comparisons[0].Differences = []trace.Difference{{What: "x", Why: "y"}}

@@ -78,6 +78,11 @@ func newSuite(r *lab.Result) junitSuite {
 		name += "/" + r.Lab.Variant
 	}
 	s := junitSuite{Name: name, Time: seconds(r.Wall)}
+	if r.Skipped != "" {
+		s.Cases = []junitCase{{Class: name, Name: "the run", Time: seconds(0), Skipped: &junitProblem{Message: r.Skipped}}}
+		s.Tests, s.Skipped = 1, 1
+		return s
+	}
 	for i := range r.Steps {
 		s.Cases = append(s.Cases, stepCase(name, &r.Steps[i]))
 	}

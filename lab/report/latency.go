@@ -20,7 +20,12 @@ func outages(all []lab.Attempt, ended time.Duration) (longest time.Duration, for
 }
 
 func outageText(longest time.Duration, forGood bool) string {
-	if forGood {
+	switch {
+	case forGood && longest < time.Millisecond: // nothing was asked after the first loss
+		return "to the end"
+	case forGood && longest < lab.BriefOutage:
+		return span(longest) + " to the end"
+	case forGood:
 		return "for good"
 	}
 	return span(longest)

@@ -15,7 +15,8 @@ import (
 type Names map[netip.Addr]string
 
 // NewNames are the names that a lab gives to addresses: its nodes', its services', and a router's name for
-// its own addresses towards its hosts.
+// its own addresses towards its hosts. A name stands for the address that it stands for in a lab: further
+// addresses of a node or a service have none.
 func NewNames(l *lab.Lab) Names {
 	n := Names{}
 	for _, node := range l.Nodes {
@@ -24,15 +25,11 @@ func NewNames(l *lab.Lab) Names {
 		}
 	}
 	for _, s := range l.Services {
-		for _, a := range frontends(s) {
-			n[a] = s.Name
-		}
+		n[s.VIP] = s.Name
 	}
 	for _, node := range l.Nodes {
-		for _, p := range append(append([]netip.Prefix{node.Address}, node.Also...), node.Local...) {
-			if _, taken := n[p.Addr()]; p.IsValid() && !taken { // a VIP on lo stays the service's
-				n[p.Addr()] = node.Name
-			}
+		if _, taken := n[node.Address.Addr()]; node.Address.IsValid() && !taken {
+			n[node.Address.Addr()] = node.Name
 		}
 	}
 	return n

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
 	"ctlab/checks/trace"
 	"ctlab/lab"
 )
@@ -186,7 +187,10 @@ func (t *text) fate(x *conntrack.Entry) string {
 }
 
 // row is one packet of a stale flow.
-type row struct{ at, what, left, asked, became string }
+type row struct {
+	at, what, left, asked, became string
+	made                          bool // it asked the rules: the flow's entry is its
+}
 
 // requests are those of the entry's own flow, in the order of time.
 func (t *text) requests(e *lab.Seen) []*lab.Attempt {
@@ -241,18 +245,32 @@ func (t *text) row(a *lab.Attempt) row {
 		}
 	}
 	if hs := t.handled(a); len(hs) > 0 { // the first one is the request; others may begin as soon as it has its outcome
+		o := &hs[0].Outcome
 		r.asked = "no"
-		if hs[0].Outcome.Asked {
-			r.asked = "yes" + t.bound(a)
+		if o.Asked {
+			r.asked = "yes" + t.bound(a, o)
 		}
+		switch { // nobody reads the table for each request in the background, but the model knows
+		case a.After != nil || o.After == "":
+		case o.Before == "":
+			r.left = "new, " + o.After
+		default:
+			r.left = o.Before + " -> " + o.After
+		}
+		r.made = o.Asked
 	}
 	return r
 }
 
-// bound is what the rules gave to a flow's first packet.
-func (t *text) bound(a *lab.Attempt) string {
+// bound is what the rules gave to a flow's first packet, as the entry has it, or the packet that left.
+func (t *text) bound(a *lab.Attempt, o *model.Outcome) string {
 	switch {
 	case a.After == nil:
+		for _, l := range o.Left {
+			if !l.Own && l.Packet.Dst != a.Tuple.Dst {
+				return ": " + t.name.addr(l.Packet.Dst)
+			}
+		}
 		return ""
 	case !dnatted(&a.After.Entry):
 		return ": none matched"
@@ -265,12 +283,29 @@ func was(s *lab.Seen, b conntrack.Status) bool { return s != nil && s.Entry.Stat
 // foldAfter is how many rows are listed before those in the middle are left out.
 const foldAfter = 14
 
+// fold leaves out the middle of many rows, but for packets that made the entry anew.
 func fold(rows []row) []row {
 	if len(rows) <= foldAfter {
 		return rows
 	}
-	out := append([]row(nil), rows[:foldAfter-4]...)
-	hidden := rows[foldAfter-4 : len(rows)-3]
+	const first, last = foldAfter - 4, 3
+	out := append([]row(nil), rows[:first]...)
+	begin := first
+	for i := first; i < len(rows)-last; i++ {
+		if rows[i].made && len(out) < 2*foldAfter {
+			out = append(append(out, folded(rows[begin:i])...), rows[i])
+			begin = i + 1
+		}
+	}
+	out = append(out, folded(rows[begin:len(rows)-last])...)
+	return append(out, rows[len(rows)-last:]...)
+}
+
+// folded is a row in place of several, or nothing in place of none.
+func folded(hidden []row) []row {
+	if len(hidden) < 2 {
+		return hidden
+	}
 	kinds := counts{}
 	for _, r := range hidden {
 		kinds.add(firstWord(r.became))
@@ -279,8 +314,7 @@ func fold(rows []row) []row {
 	for _, k := range kinds.names {
 		became = append(became, fmt.Sprintf("%d %s", kinds.n[k], k))
 	}
-	out = append(out, row{at: "...", what: fmt.Sprintf("%d more", len(hidden)), became: strings.Join(became, ", ")})
-	return append(out, rows[len(rows)-3:]...)
+	return []row{{at: "...", what: fmt.Sprintf("%d more", len(hidden)), became: strings.Join(became, ", ")}}
 }
 
 func firstWord(s string) string {

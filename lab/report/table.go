@@ -39,6 +39,8 @@ func (r Row) flag() string {
 		return " FAIL"
 	case r.Verdict == lab.Unclear:
 		return " ?"
+	case r.Verdict == lab.Skipped:
+		return " SKIPPED"
 	}
 	return ""
 }
@@ -226,7 +228,7 @@ func Fixes(w io.Writer, all []Comparison) error {
 	t.line("Made by `ctlab compare --fixes LAB...` %s. Each row is a run of its own.", source(all))
 	t.line("")
 	t.line("- **lost**: requests that got no answer, of those sent; control clients do not count.")
-	t.line("- **outage**: the longest time in which a client had no answer; *for good* if it had none any more at the end.")
+	t.line("- **outage**: the longest time in which a client had no answer; *for good* if it had none any more at the end, for 2 s or longer.")
 	t.line("- **entry at the end**: where the conntrack entry of the first client's flow leads.")
 	t.line("- **deleted**, **harmed**: entries that were deleted by a cleanup or by hand, and those among them that were healthy.")
 	for _, c := range all {

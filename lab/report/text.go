@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"ctlab/checks/model"
 	"ctlab/checks/trace"
@@ -66,6 +67,23 @@ func (t *text) line(format string, args ...any) {
 	}
 }
 
+// hanging writes text behind a beginning; further lines stand below the text.
+func (t *text) hanging(begin, s string) {
+	wide := utf8.RuneCountInString(painted.ReplaceAllString(begin, ""))
+	for _, l := range wrap(s, columns-wide) {
+		t.line("%s%s", begin, l)
+		begin = strings.Repeat(" ", wide)
+	}
+}
+
+// Hanging writes text of whole words behind a beginning, in lines of at most 100 columns of which further
+// ones stand below the text.
+func Hanging(w io.Writer, begin, s string) error {
+	t := &text{w: w}
+	t.hanging(begin, s)
+	return t.err
+}
+
 // painted are the sequences that paint writes.
 var painted = regexp.MustCompile(`\x1b\[(0|1|31|32|33)m`)
 
@@ -111,7 +129,10 @@ func (t *text) head() {
 		t.line("%s   %s", strings.Repeat(" ", len(title)), more)
 	}
 	switch {
+	case t.r.Skipped != "":
+		return
 	case set.Simulated:
+		defer t.standIns()
 		t.line("predicted: simulated network on virtual time, seed %d, model %s; nothing was asked of a kernel", set.Seed, set.Profile)
 	case set.Kernel == "":
 		return
@@ -122,6 +143,19 @@ func (t *text) head() {
 	}
 	t.margins()
 	t.line("")
+}
+
+// standIns says which servers a prediction does not run.
+func (t *text) standIns() {
+	var names []string
+	for _, s := range t.r.Lab.Servers {
+		if s.Exec != nil {
+			names = append(names, s.Name)
+		}
+	}
+	if len(names) > 0 {
+		t.hanging("", "no program is run: the built-in DNS server stands in for "+few(names, 4))
+	}
 }
 
 // limits says with what less the run was recorded.
@@ -208,7 +242,7 @@ func (t *text) steps() {
 			t.line("  %s; this is what there was until then", t.paint(yellow, "interrupted"))
 			return
 		}
-		t.line("  %s %v", t.paint(red, "stopped:"), t.r.Err)
+		t.hanging("  "+t.paint(red, "stopped:")+" ", t.r.Err.Error())
 	}
 }
 
@@ -421,16 +455,20 @@ func (t *text) verdict() {
 	if color == "" {
 		color = red
 	}
+	if r.Skipped != "" {
+		t.hanging(t.paint(yellow, string(v))+"  ", r.Skipped)
+		return
+	}
 	met, all := r.Wants()
-	s := fmt.Sprintf("%s  %d of %d wants met", t.paint(color, string(v)), met, all)
+	s := fmt.Sprintf("%d of %d wants met", met, all)
 	if met == all {
-		s = fmt.Sprintf("%s  %d %s", t.paint(color, string(v)), all, plural(all, "want", "wants"))
+		s = fmt.Sprintf("%d %s", all, plural(all, "want", "wants"))
 	}
 	if n := notPlayed(r); n > 0 {
 		s += fmt.Sprintf("; %d %s not played", n, plural(n, "step", "steps"))
 	}
 	t.line("")
-	t.line("%s%s", s, t.compared())
+	t.hanging(t.paint(color, string(v))+"  ", s+t.compared())
 	if r.Setting.Simulated {
 		t.line("      %s of virtual time, predicted in %s", sec(virtual(r)), ms(r.Wall))
 	} else {
@@ -441,8 +479,29 @@ func (t *text) verdict() {
 			t.line("      %-12s %s", p.Name, fineMS(p.Took))
 		}
 	}
+	if v != lab.Pass {
+		t.lastWords()
+	}
 	if r.CloseErr != nil {
-		t.line("      %s %v", t.paint(red, "at the end:"), r.CloseErr)
+		t.hanging("      "+t.paint(red, "at the end:")+" ", r.CloseErr.Error())
+	}
+}
+
+// wordLimit is how many lines of a server's output are shown.
+const wordLimit = 5
+
+// lastWords are the ends of what servers said that are programs.
+func (t *text) lastWords() {
+	for _, s := range t.r.Evidence.Servers {
+		said := strings.TrimSpace(strings.TrimSpace(s.Stdout) + "\n" + strings.TrimSpace(s.Stderr))
+		if said == "" {
+			continue
+		}
+		lines := strings.Split(said, "\n")
+		t.line("      %s on %s said:", s.Client, s.Node)
+		for _, l := range lines[max(0, len(lines)-wordLimit):] {
+			t.line("%s", cut("        | "+lab.Escape(l), columns))
+		}
 	}
 }
 
@@ -525,18 +584,18 @@ func Differences(w io.Writer, c trace.Report, rename func(string) string, color 
 		if d.Record.Kind != "" {
 			when = fmt.Sprintf("%.3f s, ticks %s, %s", d.Record.At.Seconds(), d.Record.Span, d.Record.Kind)
 		}
-		t.line("    %s  (%s)", rename(d.What), when)
-		t.line("      %-14s kernel  %s", d.Field, rename(d.Kernel))
-		t.line("      %-14s model   %s", "", rename(d.Model))
+		t.hanging("    ", fmt.Sprintf("%s  (%s)", rename(d.What), when))
+		t.hanging(fmt.Sprintf("      %-14s kernel  ", d.Field), rename(d.Kernel))
+		t.hanging(fmt.Sprintf("      %-14s model   ", ""), rename(d.Model))
 		if d.Why != "" {
-			t.line("      %-14s reason  %s", "", d.Why)
+			t.hanging(fmt.Sprintf("      %-14s reason  ", ""), d.Why)
 		}
 		if last := lastPacket(c, d); i == 0 && last != nil {
-			t.line("      %-14s before  %.3f s %s %s", "", last.Record.At.Seconds(), last.Dev, rename(last.Packet.Line()))
+			t.hanging(fmt.Sprintf("      %-14s before  ", ""), fmt.Sprintf("%.3f s %s %s", last.Record.At.Seconds(), last.Dev, rename(last.Packet.Line())))
 		}
 	}
 	for _, l := range c.Lost {
-		t.line("  %s on %s: %s", t.paint(yellow, "INCONCLUSIVE"), c.Header.Node, l)
+		t.hanging("  "+t.paint(yellow, "INCONCLUSIVE")+" on "+c.Header.Node+": ", l)
 	}
 	if c.Reads == 0 {
 		t.line("  %s on %s: nothing was read, so nothing was compared", t.paint(yellow, "INCONCLUSIVE"), c.Header.Node)
@@ -553,8 +612,18 @@ func lastPacket(c trace.Report, d trace.Difference) *trace.Handled {
 	return last
 }
 
-// ProfileNote says how the model was chosen, for replay.
-func ProfileNote(p model.Profile) string {
+// Replayed writes what came of holding a recorded run against the model.
+func Replayed(w io.Writer, c trace.Report, rename func(string) string, color bool) error {
+	h := c.Header
+	t := &text{w: w, opt: Options{Color: color}}
+	t.hanging("", fmt.Sprintf("%s, node %s, recorded on %s; %s", h.Lab, h.Node, h.Kernel, profileNote(c.Profile)))
+	Differences(w, c, rename, color)
+	t.hanging(string(c.Verdict())+"  ", c.Summary())
+	return t.err
+}
+
+// profileNote says how the model was chosen.
+func profileNote(p model.Profile) string {
 	s := "model " + p.Name + ", UDP rule " + string(p.Assured)
 	if p.FromSource {
 		s += " (from source)"

@@ -181,7 +181,7 @@ func ordersResult(t *testing.T) *lab.Result {
 	} {
 		f.step(s, 0, lab.Outcome{})
 	}
-	f.step(lab.Step{Kind: lab.Exec, Nodes: []string{"node"}, Argv: []string{"sh", "-c", "seq 5"}}, 0, lab.Outcome{Program: &lab.Program{Exit: 3, Stdout: "1\n2\n3\n4\n5\n", Stderr: "\x1b[31moh\n"}})
+	f.step(lab.Step{Kind: lab.Exec, Nodes: []string{"node"}, Argv: []string{"sh", "-c", "seq 5"}}, 0, lab.Outcome{Programs: []lab.Program{{Exit: 3, Stdout: "1\n2\n3\n4\n5\n", Stderr: "\x1b[31moh\n"}}})
 	at := 2 * second
 	f.now = 2034 * time.Millisecond
 	f.step(lab.Step{Kind: lab.Check, Nodes: []string{"node"}, At: &at}, 0, lab.Outcome{Snapshots: []lab.Snapshot{{Node: "node", Entries: []lab.Seen{staleEntry(f.entry("app", "coredns-1", 0, 1))}}}})

@@ -204,10 +204,13 @@ func (g *Ground) names() (out []trace.Name) {
 	return out
 }
 
-// Exec runs no program.
-func (g *Ground) Exec(context.Context, string, []string) (lab.Program, error) {
-	return lab.Program{}, fmt.Errorf("run a program: %w", play.ErrNotSimulated)
+// Start starts no program.
+func (g *Ground) Start(string, lab.Command) (play.Program, error) {
+	return nil, fmt.Errorf("run a program: %w", play.ErrNotSimulated)
 }
+
+// Listening is asked of programs only.
+func (g *Ground) Listening(string, bool, uint16) (bool, error) { return false, play.ErrNotSimulated }
 
 // node finds a node by name.
 func (g *Ground) node(name string) (*node, error) {

@@ -645,13 +645,13 @@ func TestRefusedActs(t *testing.T) {
 		"there is none":                  w.Link("nobody", "eth0", "up"),
 		"not tracked":                    w.Load(t.Context(), "app", "", false),
 		"rules":                          w.Load(t.Context(), "node", "*nat\n-A PREROUTING -m u32 -j ACCEPT\nCOMMIT\n", true),
-		"not simulated":                  second(w.Exec(t.Context(), "app", []string{"true"})),
+		"not simulated":                  second(w.Start("app", lab.Command{Argv: []string{"true"}})),
 	} {
 		if part := name[strings.LastIndex(name, ": ")+1:]; err == nil || !strings.Contains(err.Error(), strings.TrimSpace(part)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := w.Exec(t.Context(), "app", nil); !errors.Is(err, play.ErrNotSimulated) {
+	if _, err := w.Start("app", lab.Command{}); !errors.Is(err, play.ErrNotSimulated) {
 		t.Errorf("exec: %v", err)
 	}
 }
