@@ -100,6 +100,13 @@ func (p packer) programs(m Image) error {
 		if err := p.program(path); err != nil {
 			return fmt.Errorf("pack %s: %w", path, err)
 		}
+		if dir := filepath.Dir(path); !slices.Contains(searchedFolders(), dir) { // found by name all the same
+			abs, err := filepath.Abs(path)
+			if err != nil {
+				return err
+			}
+			p.link("/usr/local/bin/"+filepath.Base(path), abs)
+		}
 	}
 	// What iptables needs beside libraries: the names of protocols, and where libraries are, if that is not where the
 	// loader looks by itself.
@@ -108,6 +115,11 @@ func (p packer) programs(m Image) error {
 		p.file("/etc/ld.so.cache", 0o644, cache)
 	}
 	return nil
+}
+
+// searchedFolders are those in which the guest looks for programs.
+func searchedFolders() []string {
+	return []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 }
 
 // lab adds the file of a lab under its own name, as seen from the working folder.
