@@ -2,7 +2,6 @@ package lab_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -103,7 +102,7 @@ func TestDeadline(t *testing.T) {
 			f := world(t)
 			f.setting.Simulated = simulated
 			r := run(script(t, "{query: app, deadline: "+deadline+"}"), f)
-			if errors.Is(r.Err, context.DeadlineExceeded) != broken || broken && !strings.Contains(r.Err.Error(), "x.yaml:7:5: step 1 (query app): deadline exceeded: it may take 99ms") {
+			if (r.Err != nil) != broken || broken && !strings.Contains(r.Err.Error(), "x.yaml:7:5: step 1 (query app): deadline exceeded: it may take 99ms") {
 				t.Errorf("deadline %s, simulated %t: %v", deadline, simulated, r.Err)
 			}
 		}
@@ -120,7 +119,7 @@ func (b blocked) Do(ctx context.Context, _ *lab.Step) (lab.Outcome, error) {
 
 func TestDeadlineInterrupts(t *testing.T) {
 	r := lab.Run(context.Background(), script(t, "{query: app, deadline: 1ms}"), blocked{world(t)}, lab.Options{})
-	if !errors.Is(r.Err, context.DeadlineExceeded) || r.Verdict() != lab.Broken {
+	if r.Err == nil || !strings.Contains(r.Err.Error(), "deadline exceeded: it may take 1ms") || r.Verdict() != lab.Broken {
 		t.Errorf("%v, %s", r.Err, r.Verdict())
 	}
 }

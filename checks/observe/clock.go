@@ -307,8 +307,23 @@ func (c *Calibration) Ticks() Ticks {
 	t.known = c.knowledge(t, begin.coarse)
 	if c.jiffies == nil {
 		t.settled = settled
+		return t
+	}
+	if early := t.early(); early > 0 {
+		t.phase -= early
+		t.known = c.knowledge(t, begin.coarse)
 	}
 	return t
+}
+
+// early is by how much a tick was there before it should have been, at the most. As no tick ever comes before it is due
+// (tick_do_update_jiffies64 in kernel/time/tick-sched.c), ticks are due earlier by that much: on a machine where all that was
+// watched came late, as in an emulated one, the samples alone have them too late.
+func (t Ticks) early() (most int64) {
+	for _, k := range t.known {
+		most = max(most, t.phase+int64(k.least)*t.length-k.at)
+	}
+	return most
 }
 
 // begin is the sample at whose upper end ticks begin, and how many samples agree with it. Of those that nearly

@@ -100,6 +100,30 @@ func TestKnowledge(t *testing.T) {
 	}
 }
 
+// Where all ticks that were watched came late, a counter that had gone on before shows when they were due.
+func TestTicksWereDueBeforeTheyWereSeen(t *testing.T) {
+	us := int64(time.Microsecond)
+	c := &Calibration{length: tick, jiffies: &jiffies{}}
+	for n := range int64(9) { // due at whole ticks, seen 1.5 ms later
+		c.samples = append(c.samples, sample{before: n*tick + 100*us, after: n*tick + 1500*us, coarse: n * tick})
+		c.facts = append(c.facts, fact{n*tick + 2000*us, n, n})
+	}
+	late := 8*tick + 700*us
+	for _, f := range []struct {
+		fact
+		want string
+	}{
+		{fact{late, 7, 7}, "7"},            // this one was late itself: it says nothing
+		{fact{late + 200*us, 8, 8}, "8"},   // had begun before the samples would have it
+		{fact{4*tick + 400*us, 4, 4}, "8"}, // earlier still
+	} {
+		c.facts = append(c.facts, f.fact)
+		if got := c.Ticks().Stamp(late + 200*us).String(); got != f.want {
+			t.Errorf("with %v: %s, want %s", f.fact, got, f.want)
+		}
+	}
+}
+
 // The kernel's own counter, where it can be read, advances with the clock.
 func TestJiffies(t *testing.T) {
 	c, err := NewCalibration()

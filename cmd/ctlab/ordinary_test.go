@@ -67,8 +67,8 @@ func ordinary(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 // document is what the tests read of a JSON document.
 type document struct {
 	Runs []struct {
-		Lab, Variant, Verdict string
-		Setting               struct {
+		Lab, Variant, Verdict, Error string
+		Setting                      struct {
 			Iptables     string
 			OrdinaryUser bool `json:"ordinary-user"`
 		}
@@ -114,7 +114,7 @@ func TestLabsByAnybodyWithAnyIptables(t *testing.T) {
 					continue
 				}
 				if r.Verdict != "PASS" {
-					t.Errorf("%s %s: %s", r.Lab, r.Variant, r.Verdict)
+					t.Errorf("%s %s: %s %s", r.Lab, r.Variant, r.Verdict, r.Error)
 				}
 				if legacy := strings.Contains(r.Setting.Iptables, "legacy"); legacy != (by.backend == "legacy") || r.Setting.OrdinaryUser != by.ordinary {
 					t.Errorf("%s %s: iptables %s, by an ordinary user: %v", r.Lab, r.Variant, r.Setting.Iptables, r.Setting.OrdinaryUser)

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"ctlab/internal/program"
@@ -48,7 +49,7 @@ func able() error {
 	}
 	code, err := inUserNamespace()
 	if err != nil {
-		return exit(exitCannotRun, fmt.Errorf("playing labs needs root, or a user namespace: %w; the mend: %s; without: ctlab predict", err, userNamespaceMend(err)))
+		return exit(exitCannotRun, fmt.Errorf("playing labs needs root, or a user namespace, which cannot be made here: %w: %s; ctlab predict needs neither", err, userNamespaceMend(err)))
 	}
 	return &exitError{code: code}
 }
@@ -70,6 +71,10 @@ func inUserNamespace() (int, error) {
 	signal.Notify(signals, interrupts()...)
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
+		var path *fs.PathError // it is not about the path
+		if errors.As(err, &path) {
+			err = path.Err
+		}
 		return 0, err
 	}
 	ended := make(chan struct{})
@@ -114,7 +119,7 @@ func userNamespaceMend(err error) string {
 	if errors.Is(err, syscall.ENOSPC) {
 		return "sudo sysctl user.max_user_namespaces=10000"
 	}
-	return "sudo ctlab"
+	return "sudo " + strings.Join(os.Args, " ")
 }
 
 // absent says which of the programs that a lab needs is not here, and what would mend that.

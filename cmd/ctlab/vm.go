@@ -51,7 +51,7 @@ complains in its log (exit 5).`,
 	c.Flags().StringVar(&f.iptables, "iptables", "", iptablesHelp)
 	c.Flags().StringVar(&f.accel, "accel", "auto", "auto, kvm or tcg (translated, works anywhere); auto: KVM if it works here")
 	c.Flags().StringVar(&f.qemu, "qemu", "qemu-system-x86_64", "the QEMU program")
-	c.Flags().StringArrayVar(&f.programs, "program", nil, "a program, or another file, that labs need in the guest; may be given several times")
+	c.Flags().StringArrayVar(&f.programs, "program", nil, "a program, or another file, that the guest is to have beside what labs say they need; may be given several times")
 	c.Flags().BoolVar(&f.profile, "profile", false, "say where ctlab's own time went")
 	c.Flags().IntVarP(&f.jobs, "jobs", "j", 1, "how many labs and variants are played at once")
 	c.Flags().IntVar(&f.cpus, "cpus", 2, "processors of the guest")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctlab/internal/guest"
+	"ctlab/internal/program"
+	"ctlab/lab"
 	"ctlab/labs"
 	"ctlab/topology"
 )
@@ -32,9 +35,11 @@ func vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	if _, _, err := prepared(cmd, args, f.variant, f.model, f.jobs); err != nil {
+	_, all, err := prepared(cmd, args, f.variant, f.model, f.jobs)
+	if err != nil {
 		return err
 	}
+	f.programs = append(f.programs, needed(all)...)
 	qemu, err := exec.LookPath(f.qemu)
 	if err != nil {
 		return exit(exitCannotRun, fmt.Errorf("%w: apt-get install qemu-system-x86", err))
@@ -68,12 +73,24 @@ func vmRun(cmd *cobra.Command, args []string, f vmFlags) error {
 	return f.report(cmd, r, err, tell)
 }
 
+// needed are the programs that labs say they need, as far as they are here. A lab that lacks one is skipped in the guest.
+func needed(all []*lab.Lab) (paths []string) {
+	for _, l := range all {
+		for _, name := range l.Needs.Programs {
+			if path, err := program.Look(name, filepath.Dir(l.File)); err == nil && !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
+}
+
 func (f vmFlags) check() error {
 	if f.kernel == "" {
 		return exit(exitBadInput, errors.New("which kernel? --kernel takes a Debian package, or the folder of an unpacked one"))
 	}
 	if _, err := guest.ParseAccel(f.accel); err != nil {
-		return exit(exitBadInput, fmt.Errorf("--%w", err))
+		return exit(exitBadInput, fmt.Errorf("--accel %w", err))
 	}
 	if f.memory < 128 {
 		return exit(exitBadInput, fmt.Errorf("--memory %d: MiB, at least 128", f.memory))

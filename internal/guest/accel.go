@@ -22,7 +22,7 @@ func ParseAccel(s string) (Accel, error) {
 	if a := Accel(s); slices.Contains([]Accel{Auto, KVM, TCG}, a) {
 		return a, nil
 	}
-	return "", fmt.Errorf("accelerator %q: there are auto, kvm and tcg", s)
+	return "", fmt.Errorf("%q: there are auto, kvm and tcg", s)
 }
 
 // ProbeKVM says why KVM cannot be used here, or nil. That /dev/kvm is there and can be opened does not suffice: inside some

@@ -48,7 +48,7 @@ func reserved() []string { return []string{"/proc", "/sys", "/dev", "/ctlab"} }
 func (m Image) Write(w io.Writer) (missing []string, err error) {
 	a := newArchive(w)
 	a.device("/dev/console", 5, 1)
-	for _, dir := range append(reserved(), "/run", "/tmp", "/etc", m.Job.Dir) {
+	for _, dir := range append(reserved(), "/run", "/tmp", "/etc", "/mnt", m.Job.Dir) {
 		a.folder(dir)
 	}
 	modules, missing, err := m.Kernel.load(Modules())
@@ -100,14 +100,35 @@ func (p packer) programs(m Image) error {
 		if err := p.program(path); err != nil {
 			return fmt.Errorf("pack %s: %w", path, err)
 		}
+		if dir := filepath.Dir(path); !slices.Contains(searchedFolders(), dir) { // found by name all the same
+			abs, err := filepath.Abs(path)
+			if err != nil {
+				return err
+			}
+			p.link("/usr/local/bin/"+filepath.Base(path), abs)
+		}
 	}
-	// What iptables needs beside libraries: the names of protocols, and where libraries are, if that is not where the
-	// loader looks by itself.
-	p.file("/etc/protocols", 0o644, []byte("ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nsctp 132 SCTP\n"))
+	// What programs look up: the names of protocols (iptables), those of hosts and users, and where libraries are, if that is
+	// not where the loader looks by itself.
+	for _, f := range []struct{ name, text string }{
+		{"/etc/protocols", "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nsctp 132 SCTP\n"},
+		{"/etc/hosts", "127.0.0.1 localhost\n"},
+		{"/etc/nsswitch.conf", "hosts: files dns\n"},
+		{"/etc/resolv.conf", ""},
+		{"/etc/passwd", "root:x:0:0:root:/:/bin/sh\n"},
+		{"/etc/group", "root:x:0:\n"},
+	} {
+		p.file(f.name, 0o644, []byte(f.text))
+	}
 	if cache, err := os.ReadFile("/etc/ld.so.cache"); err == nil {
 		p.file("/etc/ld.so.cache", 0o644, cache)
 	}
 	return nil
+}
+
+// searchedFolders are those in which the guest looks for programs.
+func searchedFolders() []string {
+	return []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 }
 
 // lab adds the file of a lab under its own name, as seen from the working folder.

@@ -189,7 +189,7 @@ func (s *sender) run(job Job) End {
 	cmd := exec.Command("/proc/self/exe", job.Args...)
 	cmd.Args[0] = "ctlab"
 	cmd.Dir = job.Dir
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/", "TMPDIR=/tmp"}
+	cmd.Env = []string{"PATH=" + strings.Join(searchedFolders(), ":"), "LC_ALL=C", "HOME=/", "TMPDIR=/tmp"}
 	cmd.Stdout, cmd.Stderr = stream{s, KindStdout}, stream{s, KindStderr}
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -53,11 +53,12 @@ func Examine(ctx context.Context) []Finding {
 	if ipt.Restore != "" {
 		out = append(out, examineRules(ctx, ipt, node)...)
 	}
-	return append(out, examinePrograms()...)
+	return append(out, ExaminePrograms()...)
 }
 
 func examineKernel() Finding {
-	f := Finding{"kernel", Works, release(), "the model knows " + strings.Join(model.ProfileNames(), " "), ""}
+	names := model.ProfileNames()
+	f := Finding{"kernel", Works, release(), "the model knows " + names[0] + " to " + names[len(names)-1], ""}
 	if _, err := model.ProfileFor(release()); err != nil {
 		f.State, f.Detail = Missing, err.Error()
 	}
@@ -268,8 +269,8 @@ func NotInstalled(name string) string {
 	return why
 }
 
-// examinePrograms looks for programs that ctlab can make use of.
-func examinePrograms() (out []Finding) {
+// ExaminePrograms looks for programs that ctlab can make use of.
+func ExaminePrograms() (out []Finding) {
 	for _, p := range Programs() {
 		f := Finding{What: p.Name, State: Works, For: p.For}
 		var err error
