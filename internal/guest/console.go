@@ -8,8 +8,8 @@ import (
 )
 
 // crashLine matches the lines by which a kernel says that it is broken: panic.c (panic, __warn), dumpstack.c and traps.c of x86, bug.c,
-// watchdog.c, hung_task.c and RCU's stall detector.
-var crashLine = regexp.MustCompile(`Kernel panic - not syncing|\bOops\b|\bBUG:|kernel BUG at|\bWARNING: |general protection fault|detected stall|self-detected stall|blocked for more than \d+ seconds`)
+// watchdog.c, hung_task.c, oom_kill.c and RCU's stall detector.
+var crashLine = regexp.MustCompile(`Kernel panic - not syncing|\bOops\b|\bBUG:|kernel BUG at|Out of memory: |\bWARNING: |general protection fault|detected stall|self-detected stall|blocked for more than \d+ seconds`)
 
 // console reads what the guest's kernel writes to its serial line.
 type console struct {

@@ -258,13 +258,13 @@ func TestMachineInterrupted(t *testing.T) {
 func TestConsole(t *testing.T) {
 	var c console
 	for _, part := range []string{"[0.1] BUG: ear", "ly\r\n\r\n[0.2] fine\n[1.0] " + readyLine + "\n[1.5] Oops: 0002 [#1] SMP\n",
-		strings.Repeat("x", 3*consoleLine), "\n[2.0] DEBUG: nothing\n[3] watchdog: BUG: soft lockup"} {
+		strings.Repeat("x", 3*consoleLine), "\n[2.0] DEBUG: nothing\n[2.5] Out of memory: Killed process 9 (ctlab)\n[3] watchdog: BUG: soft lockup"} {
 		if _, err := c.Write([]byte(part)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	crashes, early, tail := c.said()
-	if want := []string{"[1.5] Oops: 0002 [#1] SMP", "[3] watchdog: BUG: soft lockup"}; !slices.Equal(crashes, want) {
+	if want := []string{"[1.5] Oops: 0002 [#1] SMP", "[2.5] Out of memory: Killed process 9 (ctlab)", "[3] watchdog: BUG: soft lockup"}; !slices.Equal(crashes, want) {
 		t.Errorf("crashes %q, want %q", crashes, want)
 	}
 	if want := []string{"[0.1] BUG: early"}; !slices.Equal(early, want) {
