@@ -317,7 +317,7 @@ func newJSONRun(r *lab.Result) jsonRun {
 		Model:   []jsonModel{},
 		Skipped: r.Lab.SkipModel,
 		Why:     r.Skipped,
-		Servers: each(r.Evidence.Servers, func(p lab.Program) jsonServer {
+		Servers: each(r.Evidence.Servers, func(p lab.Program) jsonRan {
 			return jsonRan{p.Client, p.Node, int64(p.At), int64(p.Took), jsonProgram{p.Exit, p.Stdout, p.Stderr}}
 		}),
 		Margins: each(r.Evidence.Margins, func(m lab.Margin) jsonMargin { return jsonMargin{int64(m.At), m.Node, m.What, int64(m.Off)} }),
