@@ -14,7 +14,8 @@ import (
 )
 
 // IdentityName is the owner of the TXT record, in the additional section of each answer, that says who
-// answered. The name is the one of RFC 4892.
+// answered. The name is the one of RFC 4892. The class is not CHAOS, as there, but that of the question: resolvers take
+// a message of two classes for malformed (dig warns of it).
 const IdentityName = "id.server."
 
 // Query is a question that reached the server.
@@ -127,7 +128,7 @@ func (s *Server) answer(r *dns.Msg) *dns.Msg {
 		})
 	}
 	m.Extra = append(m.Extra, &dns.TXT{
-		Hdr: dns.RR_Header{Name: IdentityName, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS},
+		Hdr: dns.RR_Header{Name: IdentityName, Rrtype: dns.TypeTXT, Class: dns.ClassINET},
 		Txt: []string{s.identity},
 	})
 	return m

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"ctlab/dnsserver"
 	"ctlab/traffic"
 )
@@ -82,5 +84,37 @@ func TestAnyAddress(t *testing.T) {
 	defer c.Close()
 	if a := c.Ask(context.Background()); a.Class != traffic.WrongSource || a.From != primary || a.By != "pod-1" {
 		t.Errorf("%+v", a)
+	}
+}
+
+// All records of an answer are of the question's class: resolvers take anything else for malformed.
+func TestOneClass(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := dnsserver.Start("pod-1", pc, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Stop(context.Background())
+	m := new(dns.Msg)
+	m.SetQuestion("www.ctlab.test.", dns.TypeA)
+	got, _, err := new(dns.Client).Exchange(m, pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := append(got.Answer, got.Extra...)
+	for _, rr := range all {
+		if rr.Header().Class != dns.ClassINET {
+			t.Errorf("%s", rr)
+		}
+	}
+	if len(all) != 2 {
+		t.Errorf("%d records, want the answer and who gave it", len(all))
 	}
 }

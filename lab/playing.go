@@ -84,10 +84,12 @@ func (r *Result) bounded(ctx context.Context, w World, s *Step) (Outcome, error)
 	switch took := out.Ended - out.Began; {
 	case ctx.Err() != nil:
 		return out, err
+	case dctx.Err() != nil && errors.Is(err, context.DeadlineExceeded): // it says what was waited for
+		return out, fmt.Errorf("deadline exceeded: it may take %s: %w", s.Deadline, err)
 	case dctx.Err() != nil:
-		return out, fmt.Errorf("deadline exceeded: it may take %s: %w", s.Deadline, context.DeadlineExceeded)
+		return out, fmt.Errorf("deadline exceeded: it may take %s", s.Deadline)
 	case err == nil && took > s.Deadline:
-		return out, fmt.Errorf("deadline exceeded: it may take %s and took %s: %w", s.Deadline, took, context.DeadlineExceeded)
+		return out, fmt.Errorf("deadline exceeded: it may take %s and took %s", s.Deadline, took)
 	}
 	return out, err
 }

@@ -55,6 +55,36 @@ func TestSchemaRefuses(t *testing.T) {
 	golden(t, "testdata/schema-misses.txt", missed.String())
 }
 
+// FuzzSchema wants every file that loads to be valid by the schema: an editor must not mark what is right.
+func FuzzSchema(f *testing.F) {
+	for _, pattern := range []string{"testdata/good/*.yaml", "../labs/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range files {
+			src, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(src)
+		}
+	}
+	s := compiled(f)
+	f.Fuzz(func(t *testing.T, src []byte) {
+		if _, err := Load("lab.yaml", src, ""); err != nil {
+			return
+		}
+		doc, err := readYAML(strings.TrimPrefix(string(src), "\uFEFF"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Validate(value(doc.Content[0])); err != nil {
+			t.Errorf("%v\n%s", err, src)
+		}
+	})
+}
+
 // TestSchemaMutants changes a valid lab in one place each; the schema has to see it, and so has Load.
 func TestSchemaMutants(t *testing.T) {
 	src, err := os.ReadFile("testdata/good/flagship.yaml")
@@ -137,7 +167,7 @@ func TestSchemaDescribes(t *testing.T) {
 	}
 }
 
-func compiled(t *testing.T) *jsonschema.Schema {
+func compiled(t testing.TB) *jsonschema.Schema {
 	t.Helper()
 	src, err := Schema()
 	if err != nil {

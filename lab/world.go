@@ -2,7 +2,9 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"ctlab/checks/conntrack"
@@ -69,6 +71,20 @@ type Program struct {
 	Exit           int // 128 and more: the signal that ended it
 	Stdout, Stderr string
 }
+
+// signalled is what shells add to the number of a signal that ended a program.
+const signalled = 128
+
+// Ending is the exit code in words, with the signal that it stands for.
+func (p *Program) Ending() string {
+	if n := p.Exit - signalled; n > 0 && n <= int(lastSignal) {
+		return fmt.Sprintf("exit %d (%s)", p.Exit, syscall.Signal(n))
+	}
+	return fmt.Sprintf("exit %d", p.Exit)
+}
+
+// lastSignal is the last of those that are the same on all systems by number and name.
+const lastSignal = syscall.SIGTERM
 
 // Attempt is one request of a client and what became of it.
 type Attempt struct {

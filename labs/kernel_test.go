@@ -91,6 +91,28 @@ func TestLabsOnThisKernel(t *testing.T) {
 	}
 }
 
+// The wants of labs that no prediction can play fail as well when the cause or the fix is taken away.
+func TestWantsFailOnThisKernel(t *testing.T) {
+	needRoot(t)
+	unclear, tried := notPredicted(t), 0
+	for _, f := range flips(t) {
+		if !unclear[f.variant.String()] {
+			continue
+		}
+		tried++
+		t.Run(f.variant.String()+", "+f.what, func(t *testing.T) {
+			t.Parallel()
+			needPrograms(t, f.lab)
+			if r := lab.Run(t.Context(), f.lab, play.New(f.lab, live.New(f.lab)), lab.Options{}); r.Verdict() != lab.Fail {
+				t.Errorf("%s, and should fail\n%s", r.Verdict(), text(t, r))
+			}
+		})
+	}
+	if tried == 0 {
+		t.Error("none was tried")
+	}
+}
+
 // keep writes the traces of a failed run into the test's artifacts (go test -artifacts), for ctlab replay.
 func keep(t *testing.T, r *lab.Result) {
 	t.Helper()

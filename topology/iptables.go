@@ -102,6 +102,9 @@ func (ipt Iptables) ask(ctx context.Context) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, ipt.Restore, "--version").Output()
 	if err != nil {
+		if ctx.Err() != nil { // it was killed
+			err = ctx.Err()
+		}
 		return "", fmt.Errorf("run %s --version: %w", ipt.Restore, err)
 	}
 	_, version, _ := strings.Cut(strings.TrimSpace(string(out)), " ")

@@ -44,9 +44,12 @@ type Handled struct {
 	Outcome model.Outcome
 }
 
-// Verdict of the report. A comparison of nothing is inconclusive, never a pass.
+// Verdict of the report. A comparison of nothing is inconclusive, never a pass. Where the recording lost evidence, what
+// differs says nothing: the model was not given all that the kernel was.
 func (r Report) Verdict() Verdict {
 	switch {
+	case len(r.Header.Lost) > 0:
+		return Inconclusive
 	case len(r.Differences) > 0:
 		return Different
 	case len(r.Lost) > 0 || r.Reads == 0:

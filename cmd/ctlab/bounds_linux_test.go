@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // What reading a hostile file may cost: an error within a second of one processor, and 100 MB.
@@ -99,7 +101,7 @@ func TestBombs(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, command := range []string{"check", "replay"} {
-				out := limited(t, bounded(ctlab, command, file))
+				out := limited(t, bounded(t, ctlab, command, file))
 				checkRefusal(t, out, file)
 			}
 		})
@@ -123,9 +125,12 @@ func checkRefusal(t *testing.T, out, about string) {
 	}
 }
 
-// bounded is a command that the kernel ends when it uses too much of a processor.
-func bounded(program string, args ...string) *exec.Cmd {
-	return exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -t %d; exec "$@"`, maxCPU), "sh", program}, args...)...)
+// bounded is a command that the kernel ends when it uses too much of a processor, and the test when it hangs.
+func bounded(t *testing.T, program string, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return exec.CommandContext(ctx, "sh", append([]string{"-c", fmt.Sprintf(`ulimit -t %d; exec "$@"`, maxCPU), "sh", program}, args...)...)
 }
 
 // limited runs a command that must end with exit 2 within the bounds and print nothing on stdout; it
@@ -197,7 +202,7 @@ func TestNoFile(t *testing.T) {
 		{path: in("\x1b[31m\n\x9b.yaml"), want: `\x1b[31m\x0a\x9b.yaml: no such file`},
 	} {
 		for _, args := range [][]string{{"check"}, {"predict"}, {"compare", "--predicted"}, {"explain"}, {"replay"}} {
-			cmd := bounded(ctlab, append(args, c.path)...)
+			cmd := bounded(t, ctlab, append(args, c.path)...)
 			if c.asUser && os.Geteuid() == 0 {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,14 +14,26 @@ import (
 
 // examine tries everything, as root or, like run, again in a user namespace.
 func examine(ctx context.Context) ([]finding, error) {
-	if err := able(); err != nil {
-		return nil, err
+	var cannot *exitError
+	if err := able(); errors.As(err, &cannot) && cannot.code == exitCannotRun && cannot.err != nil {
+		return withoutPrivileges(cannot.err), nil
+	} else if err != nil {
+		return nil, err // it was examined in a user namespace
 	}
 	found := []finding{privileges(), userNamespaces()}
 	for _, f := range live.Examine(ctx) {
 		found = append(found, finding{f.What, string(f.State), f.Detail, f.For, f.Mend})
 	}
 	return found, ctx.Err()
+}
+
+// withoutPrivileges is what can be said where nothing can be tried.
+func withoutPrivileges(why error) []finding {
+	found := []finding{{What: "privileges", State: string(live.Missing), For: "to make the nodes of a lab", Detail: why.Error(), Mend: "sudo ctlab doctor"}}
+	for _, f := range live.ExaminePrograms() {
+		found = append(found, finding{f.What, string(f.State), f.Detail, f.For, f.Mend})
+	}
+	return found
 }
 
 func privileges() finding {

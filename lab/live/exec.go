@@ -3,8 +3,10 @@
 package live
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,6 +40,9 @@ func (g *Ground) Start(node string, c lab.Command) (play.Program, error) {
 		spec.Files[f.Name] = f.Text
 	}
 	p, err := program.Start(n.NS, spec)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, errors.New(NotInstalled(c.Argv[0]))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", node, err)
 	}

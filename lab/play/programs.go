@@ -154,10 +154,8 @@ func (w *World) awaitReady(ctx context.Context, s *programServer, r lab.Ready) e
 		case <-s.Done():
 			return s.Ended()
 		case <-limited.Done():
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("not ready within %v: %s; it said: %s", readyLimit, unready(r), s.lastWords())
+			took := (w.Now() - s.began).Round(10 * time.Millisecond)
+			return fmt.Errorf("not ready within %v (%w): %s; it said: %s", took, limited.Err(), unready(r), s.lastWords())
 		case <-look.C:
 		}
 	}
@@ -184,7 +182,7 @@ func unready(r lab.Ready) string {
 
 // Stop ends the program as a crash does. How many questions reached it nobody knows.
 func (s *programServer) Stop(context.Context) (int, error) {
-	err := s.Ended()
+	err := s.died()
 	s.ended = true
 	err = errors.Join(err, s.Program.Stop(0))
 	got := s.Output()
@@ -204,7 +202,16 @@ func (s *programServer) Ended() error {
 		return nil
 	}
 	s.ended = true
-	return fmt.Errorf("server %s on %s ended by itself: exit %d; it said: %s", s.name, s.node, s.Output().Exit, s.lastWords())
+	out := s.Output()
+	return fmt.Errorf("ended by itself: %s; it said: %s", out.Ending(), s.lastWords())
+}
+
+// died is the same, and names the server.
+func (s *programServer) died() error {
+	if err := s.Ended(); err != nil {
+		return fmt.Errorf("server %s on %s: %w", s.name, s.node, err)
+	}
+	return nil
 }
 
 // lastLines is how many lines of its output an error about a server has.
@@ -227,7 +234,7 @@ func (w *World) died() error {
 	for _, s := range w.servers {
 		for _, r := range s.running {
 			if p, ok := r.(*programServer); ok {
-				errs = append(errs, p.Ended())
+				errs = append(errs, p.died())
 			}
 		}
 	}

@@ -66,7 +66,7 @@ func (t *text) said(s *lab.StepResult) []string {
 		}
 		return traffic(out.Attempts)
 	case lab.Start:
-		return []string{started(s.Step)}
+		return []string{t.started(s.Step)}
 	case lab.Stop:
 		if len(out.Programs) > 0 {
 			return append(stopped(s.Step), programs(out.Programs)...)
@@ -138,9 +138,12 @@ func rulesChanged(s *lab.Step) string {
 	return "the lab's own rules are now: " + strings.Join(names, ", ")
 }
 
-func started(s *lab.Step) string {
+func (t *text) started(s *lab.Step) string {
 	if len(s.Servers) > 0 && len(s.Clients) == 0 {
 		return "up"
+	}
+	if c := t.r.Lab.Client(s.Clients[0]); c != nil && c.Exec != nil { // and so are the others
+		return "runs in the background"
 	}
 	said := "asking in the background"
 	if s.Every > 0 {
@@ -317,9 +320,9 @@ func programs(all []lab.Program) (lines []string) {
 }
 
 func executed(p *lab.Program) []string {
-	lines := []string{fmt.Sprintf("exit %d", p.Exit)}
+	lines := []string{p.Ending()}
 	if p.Client != "" {
-		lines = []string{fmt.Sprintf("%s: exit %d after %s", p.Client, p.Exit, ms(p.Took))}
+		lines = []string{fmt.Sprintf("%s: %s after %s", p.Client, p.Ending(), ms(p.Took))}
 	}
 	for _, stream := range []string{p.Stdout, p.Stderr} {
 		out := slices.DeleteFunc(strings.Split(stream, "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })

@@ -573,7 +573,11 @@ func Differences(w io.Writer, c trace.Report, rename func(string) string, color 
 	t := &text{w: w, opt: Options{Color: color}}
 	if len(c.Differences) > 0 {
 		t.line("")
-		t.line("  %s on %s: %d %s, by the model of profile %s", t.paint(red, "KERNEL AND MODEL DIFFER"), c.Header.Node, len(c.Differences), plural(len(c.Differences), "field", "fields"), c.Profile.Name)
+		differ := t.paint(red, "KERNEL AND MODEL DIFFER")
+		if len(c.Header.Lost) > 0 {
+			differ = t.paint(yellow, "differing after the loss")
+		}
+		t.line("  %s on %s: %d %s, by the model of profile %s", differ, c.Header.Node, len(c.Differences), plural(len(c.Differences), "field", "fields"), c.Profile.Name)
 	}
 	for i, d := range c.Differences {
 		if i == differenceLimit {
