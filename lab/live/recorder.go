@@ -237,8 +237,8 @@ func (r *recorder) dropRepeated() {
 const actDelay = 500 * time.Microsecond
 
 // waitDelay is how long a packet may be on its way that did not have to wait: the processor of an emulated machine may be
-// taken away in the middle. 7 ms were seen.
-const waitDelay = 100 * time.Millisecond
+// taken away in the middle: 212 ms were seen. Beyond that it is another packet, with an identification that came again.
+const waitDelay = time.Second
 
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
 // answered on the device by which it left, was acted on before it waited.
