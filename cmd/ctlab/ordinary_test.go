@@ -93,7 +93,7 @@ func TestLabsByAnybodyWithAnyIptables(t *testing.T) {
 		{"an ordinary user with legacy", "legacy", true},
 	} {
 		t.Run(by.name, func(t *testing.T) {
-			cmd := exec.Command(path, append([]string{"run", "--json", "--variant", "all", "-j", "6", "--iptables", by.backend}, labs.Names()...)...)
+			cmd := exec.Command(path, append([]string{"run", "--json", "--variant", "all", "-j", "4", "--iptables", by.backend}, labs.Names()...)...)
 			if by.ordinary {
 				cmd = ordinary(t, cmd)
 			}

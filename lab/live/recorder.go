@@ -238,7 +238,7 @@ const actDelay = 500 * time.Microsecond
 
 // waitDelay is how long a packet may be on its way that did not have to wait: the processor of an emulated machine may be
 // taken away in the middle: 212 ms were seen. Beyond that it is another packet, with an identification that came again.
-const waitDelay = time.Second
+const waitDelay = 250 * time.Millisecond
 
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
 // answered on the device by which it left, was acted on before it waited.

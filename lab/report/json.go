@@ -43,7 +43,7 @@ type jsonRun struct {
 	Final   []jsonSnapshot `json:"final"`                   // each tracked node when the steps were over
 	Model   []jsonModel    `json:"model"`                   // the comparison of kernel and model on each tracked node
 	Why     string         `json:"skipped,omitempty"`       // why the lab was not played, and what would mend that
-	Servers []jsonServer   `json:"servers"`                 // servers that are programs, in the order in which they ended
+	Servers []jsonRan      `json:"servers"`                 // servers that are programs, in the order in which they ended
 	Skipped string         `json:"model-skipped,omitempty"` // why the lab leaves the model out
 	Margins []jsonMargin   `json:"margins"`                 // what came within 50 ms of a boundary, so that a run may see it on the other side
 	Wall    int64          `json:"wall-ns"`                 // real time from building to the end of taking down
@@ -161,15 +161,7 @@ type jsonDeleted struct {
 }
 
 type jsonRan struct {
-	Client  string      `json:"client"`  // its name
-	Node    string      `json:"node"`    // where it ran
-	At      int64       `json:"at-ns"`   // when it began
-	Took    int64       `json:"took-ns"` // how long it ran
-	Program jsonProgram `json:"program"` // what came of it
-}
-
-type jsonServer struct {
-	Server  string      `json:"server"`  // its name
+	Name    string      `json:"name"`    // the client's or the server's
 	Node    string      `json:"node"`    // where it ran
 	At      int64       `json:"at-ns"`   // when it began
 	Took    int64       `json:"took-ns"` // how long it ran
@@ -325,8 +317,8 @@ func newJSONRun(r *lab.Result) jsonRun {
 		Model:   []jsonModel{},
 		Skipped: r.Lab.SkipModel,
 		Why:     r.Skipped,
-		Servers: each(r.Evidence.Servers, func(p lab.Program) jsonServer {
-			return jsonServer{p.Client, p.Node, int64(p.At), int64(p.Took), jsonProgram{p.Exit, p.Stdout, p.Stderr}}
+		Servers: each(r.Evidence.Servers, func(p lab.Program) jsonRan {
+			return jsonRan{p.Client, p.Node, int64(p.At), int64(p.Took), jsonProgram{p.Exit, p.Stdout, p.Stderr}}
 		}),
 		Margins: each(r.Evidence.Margins, func(m lab.Margin) jsonMargin { return jsonMargin{int64(m.At), m.Node, m.What, int64(m.Off)} }),
 		Wall:    int64(r.Wall), Waits: int64(r.Evidence.Waits),
