@@ -54,7 +54,7 @@ complains in its log (exit 5).`,
 	c.Flags().StringArrayVar(&f.programs, "program", nil, "a program, or another file, that the guest is to have beside what labs say they need; may be given several times")
 	c.Flags().BoolVar(&f.profile, "profile", false, "say where ctlab's own time went")
 	c.Flags().IntVarP(&f.jobs, "jobs", "j", 1, "how many labs and variants are played at once")
-	c.Flags().IntVar(&f.cpus, "cpus", 2, "processors of the guest")
+	c.Flags().IntVar(&f.cpus, "cpus", 1, "processors of the guest; without KVM, only with one the guest's clock waits for a slow machine")
 	c.Flags().IntVar(&f.memory, "memory", 384, "memory of the guest, MiB")
 	c.Flags().DurationVar(&f.boot, "boot-timeout", 60*time.Second, "how long the guest may take until it is up")
 	c.Flags().DurationVar(&f.silence, "silence", 60*time.Second, "how long the guest may say nothing after that; it says every second that it is alive")

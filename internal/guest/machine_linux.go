@@ -21,7 +21,7 @@ import (
 type Machine struct {
 	QEMU   string   // path of qemu-system-x86_64
 	Accel  Accel    // Auto: KVM if ProbeKVM finds nothing against it
-	CPUs   int      // virtual ones
+	CPUs   int      // virtual ones; a translated guest with one has a clock of its own, see processor
 	Memory int      // MiB
 	Kernel *os.File // the image
 	Initrd *os.File // its root file system, as Image.Write writes it
@@ -308,17 +308,29 @@ func (p *process) stop(byItself bool) error {
 
 // args are the arguments of QEMU.
 func (m *Machine) args(accel Accel) []string {
-	how, cpu := "tcg,thread=multi", "Nehalem" // with more, such as max, some kernels do not come up
-	if accel == KVM {
-		how, cpu = "kvm", "host"
-	}
-	return []string{
-		"-accel", how, "-cpu", cpu, "-M", "q35", "-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.Memory),
+	return append(m.processor(accel),
+		"-M", "q35", "-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.Memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", "/proc/self/fd/3", "-initrd", "/proc/self/fd/4", "-append", commandLine(),
 		"-chardev", "file,id=console,path=/proc/self/fd/6", "-serial", "chardev:console",
-		"-device", "virtio-serial-pci", "-chardev", "file,id=result,path=/proc/self/fd/5", "-device", "virtserialport,chardev=result,name=" + portName,
+		"-device", "virtio-serial-pci", "-chardev", "file,id=result,path=/proc/self/fd/5", "-device", "virtserialport,chardev=result,name="+portName,
+	)
+}
+
+// processor are the arguments for how code is run. Translated code is many times slower than the machine: a guest whose clock is the
+// machine's answers after timeouts of a lab that have nothing to do with its kernel, the more so the busier the machine is. So
+// the clock of a guest with one processor counts instructions, of 2 ns each, and jumps to the next timer when it has nothing to do
+// (-icount of QEMU: shift is the logarithm of the nanoseconds). With more processors this does not get on, and the clock is the
+// machine's.
+func (m *Machine) processor(accel Accel) []string {
+	const model = "Nehalem" // with more, such as max, some kernels do not come up
+	switch {
+	case accel == KVM:
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	case m.CPUs == 1:
+		return []string{"-accel", "tcg,thread=single", "-cpu", model, "-icount", "shift=1,sleep=off"}
 	}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", model}
 }
 
 // commandLine is the kernel's. Its log shows warnings and worse; after a panic it ends; what only costs time is left out. The word after

@@ -231,6 +231,27 @@ func TestMachineGoesOnWithoutKVM(t *testing.T) {
 	}
 }
 
+// Whose clock a guest has: what a slow machine makes late is not to be late in the guest.
+func TestMachineClock(t *testing.T) {
+	for _, c := range []struct {
+		accel   Accel
+		cpus    int
+		counted bool
+		thread  string
+	}{
+		{TCG, 1, true, "tcg,thread=single"},
+		{TCG, 2, false, "tcg,thread=multi"},
+		{KVM, 1, false, "kvm"},
+		{KVM, 2, false, "kvm"},
+	} {
+		m := Machine{CPUs: c.cpus, Memory: 256}
+		args := m.args(c.accel)
+		if counted := slices.Contains(args, "-icount"); counted != c.counted || !slices.Contains(args, c.thread) {
+			t.Errorf("%s with %d processors: %q", c.accel, c.cpus, args)
+		}
+	}
+}
+
 func TestMachineWithoutQEMU(t *testing.T) {
 	m, _ := machine(t, "passes")
 	m.QEMU += "-not-there"
