@@ -68,7 +68,7 @@ func (d *decoder) readClients() {
 		}
 		readMap(d, context, f.value.fields, clientKeys(), c)
 		if f.value.find("udp") < 0 && f.value.find("tcp") < 0 && f.value.find("exec") < 0 {
-			d.require(f, context, "dns", "dns: {server: SERVICE}")
+			d.require(f, context, "dns", "dns: {server: SERVICE}, or exec: [PROGRAM, ARGUMENT, ...]")
 		}
 		if f.value.find("on") < 0 {
 			d.homeOf(c)

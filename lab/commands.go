@@ -11,8 +11,12 @@ func commandShape() schema { return listOf(text)() }
 
 // filesShape are texts by the names of files.
 func filesShape() schema {
-	s := valuesOf(text)()
-	s["propertyNames"] = matching(`[^/\x00]+`)
+	s := valuesOf(func() schema {
+		any := text()
+		delete(any, "minLength")
+		return any
+	})()
+	s["propertyNames"], s["minProperties"] = matching(`[^/]*[^./][^/]*`), 1
 	return s
 }
 
@@ -29,6 +33,10 @@ func (d *decoder) command(f field) (argv []string) {
 			hint = "[" + strings.Join(strings.Fields(f.value.text), ", ") + "]"
 		}
 		d.fail(f.value, hint, "exec: a command is a list; no shell reads it")
+		return nil
+	}
+	if len(f.value.items) == 0 {
+		d.fail(f.value, "[PROGRAM, ARGUMENT, ...]", "exec: no program")
 		return nil
 	}
 	for _, item := range d.list(f) {
@@ -51,7 +59,11 @@ func (d *decoder) files(f field) (files []File) {
 		switch name := file.name(); {
 		case strings.Contains(name, "/") || strings.Trim(name, ".") == "" || len(name) > 255:
 			d.fail(file.key, "a name, such as Corefile", "files: a file's name has no slash, is more than dots, and has at most 255 bytes")
-		case d.isScalar(file, "a text"):
+		case Escape(name) != name:
+			d.fail(file.key, "a name, such as Corefile", "files: a file's name has only characters that can be seen")
+		case file.value.kind != scalar:
+			d.wrongKind("files."+name, file.value, "a text")
+		default: // also an empty one
 			files = append(files, File{name, file.value.text})
 		}
 	}

@@ -87,7 +87,7 @@ func dumpStep(p func(string, ...any), s *Step) {
 	case SetRoute:
 		p("  nodes %v %s %v", s.Nodes, s.RouteOp, s.Routes)
 	case Exec:
-		p("  nodes %v run %q", s.Nodes, s.Argv)
+		p("  nodes %v run %q files %q", s.Nodes, s.Command.Argv, s.Command.Files)
 	case Table:
 		p("  nodes %v flush %t", s.Nodes, s.Flush)
 		if s.Delete != nil {

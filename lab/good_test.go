@@ -37,6 +37,9 @@ func TestGood(t *testing.T) {
 		{"network", "bare"},
 		{"programs", ""},
 		{"programs", "without"},
+		{"more-programs", ""},
+		{"more-programs", "other-way-round"},
+		{"more-programs", "all-built-in"},
 	} {
 		t.Run(c.file+" "+c.variant, func(t *testing.T) {
 			l, err := ReadFile(filepath.Join("testdata/good", c.file+".yaml"), c.variant)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,12 +32,7 @@ func judge(r *Result, s *Step, out *Outcome) []WantResult {
 	if d := s.Want.Deleted; d != nil {
 		j.number(d.Pos, "deleted", *d, int64(len(out.Deleted)), -1)
 	}
-	if len(out.Programs) == 0 {
-		j.program(s.Want, nil)
-	}
-	for i := range out.Programs {
-		j.program(s.Want, &out.Programs[i])
-	}
+	j.programs(s.Want)
 	j.tables()
 	return j.results
 }
@@ -145,15 +141,69 @@ func (j *judgement) lookup(path string) (int64, error) {
 	return count(as, what), nil
 }
 
-// program holds what a program left behind against what was wanted of it.
-func (j *judgement) program(w *Want, p *Program) {
+// forEach judges several things by themselves. A want is met if all of them meet it; else it says which do not.
+func (j *judgement) forEach(names []string, judge func(one *judgement, i int)) {
+	var merged []WantResult
+	missed := map[int][]string{}
+	for i, name := range names {
+		one := newJudgement(j.run, j.step, j.out)
+		judge(one, i)
+		if merged == nil {
+			merged = slices.Clone(one.results)
+		}
+		for k, res := range one.results {
+			if !res.OK {
+				missed[k] = append(missed[k], name+": "+res.Got)
+			}
+		}
+	}
+	for k := range merged {
+		merged[k].OK, merged[k].Got = len(missed[k]) == 0, "all of them"
+		if !merged[k].OK {
+			merged[k].Got = fewOf(missed[k])
+		}
+		j.add(merged[k])
+	}
+}
+
+// programs holds what the step's programs left behind against what was wanted of each.
+func (j *judgement) programs(w *Want) {
 	if w.Exit == nil && w.Stdout == nil && w.Stderr == nil {
 		return
 	}
-	if p == nil {
+	switch all := j.out.Programs; len(all) {
+	case 0:
 		j.add(WantResult{Pos: w.Pos, Want: "a program", Got: "none ran"})
-		return
+	case 1:
+		j.program(w, &all[0])
+	default:
+		j.forEach(Runs(all), func(one *judgement, i int) { one.program(w, &all[i]) })
 	}
+}
+
+// Runs are names for the runs of programs: the client, if there are several; the number of its run, if it ran several times.
+func Runs(all []Program) []string {
+	times := map[string]int{}
+	for _, p := range all {
+		times[p.Client]++
+	}
+	so := map[string]int{}
+	names := make([]string, len(all))
+	for i, p := range all {
+		var parts []string
+		if so[p.Client]++; len(times) > 1 {
+			parts = append(parts, p.Client)
+		}
+		if times[p.Client] > 1 {
+			parts = append(parts, fmt.Sprintf("run %d", so[p.Client]))
+		}
+		names[i] = strings.Join(parts, " ")
+	}
+	return names
+}
+
+// program holds what a program left behind against what was wanted of it.
+func (j *judgement) program(w *Want, p *Program) {
 	if w.Exit != nil {
 		j.number(w.Exit.Pos, "exit", *w.Exit, int64(p.Exit), -1)
 		if last := &j.results[len(j.results)-1]; !last.OK && p.Stderr != "" {

@@ -276,3 +276,57 @@ func snapshots(t *testing.T) (with, without []lab.Snapshot) {
 	empty.Events = []conntrack.Event{}
 	return []lab.Snapshot{s}, []lab.Snapshot{empty}
 }
+
+// What is wanted of programs is wanted of every one that the step ran; what is missed says of which run.
+func TestWantsOfPrograms(t *testing.T) {
+	ran := map[string][]lab.Program{
+		"thrice": {{Client: "dig", Stdout: "NOERROR\n"}, {Client: "dig", Exit: 9, Stderr: "no servers could be reached\nat all\n"}, {Client: "dig", Stdout: "NOERROR\n"}},
+		"both":   {{Client: "dig", Exit: 1}, {Client: "dig", Exit: 1}, {Client: "load", Exit: 130}, {Client: "load"}},
+		"halt":   {{Client: "load", Exit: 130, Stdout: "sent 5\nlost 2\n"}},
+	}
+	for _, c := range []struct{ where, want, missed string }{
+		{"thrice", "{exit: ..9}", ""},
+		{"thrice", "{exit: 0}", "exit: 0, got run 2: 9: no servers could be reached"},
+		{"thrice", "{stdout: {has: NOERROR}}", `stdout has "NOERROR", got run 2: 0 lines: nothing`},
+		{"thrice", "{stdout: {lines: ..1}, stderr: {lines: ..2}}", ""},
+		{"both", "{exit: 1}", "exit: 1, got load run 1: 130; load run 2: 0"},
+		{"both", "{exit: 7}", "exit: 7, got dig run 1: 1; dig run 2: 1; load run 1: 130; and 1 more"},
+		{"halt", "{exit: 130, stdout: {has: [sent 5, lost 2]}}", ""},
+		{"halt", "{exit: 0}", "exit: 0, got 130"},
+		{"nobody", "{exit: 0}", "a program, got none ran"},
+	} {
+		src := `lab: x
+model: {skip: a fake world has no kernel}
+nodes: {node: {kind: router}, app: {}}
+clients: {dig: {on: app, exec: [dig]}, load: {on: app, exec: [dnsperf]}}
+steps:
+  - {name: thrice, query: dig, count: 3}
+  - {name: both, query: [dig, load], count: 2}
+  - {start: load}
+  - {name: halt, stop: load}
+  - {name: nobody, query: dig}
+`
+		for _, line := range strings.Split(src, "\n") {
+			if strings.Contains(line, "name: "+c.where+",") {
+				src = strings.Replace(src, line, strings.TrimSuffix(line, "}")+", want: "+c.want+"}", 1)
+			}
+		}
+		l, err := lab.Load("x.yaml", []byte(src), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := world(t)
+		f.ran = ran
+		var missed []string
+		for _, s := range lab.Run(t.Context(), l, f, lab.Options{}).Steps {
+			for _, w := range s.Wants {
+				if !w.OK {
+					missed = append(missed, w.Want+", got "+w.Got)
+				}
+			}
+		}
+		if got := strings.Join(missed, "\n"); got != c.missed {
+			t.Errorf("%s %s: missed %q, want %q", c.where, c.want, got, c.missed)
+		}
+	}
+}

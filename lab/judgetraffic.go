@@ -133,27 +133,9 @@ func (j *judgement) each(w *TrafficWant, as []Attempt, clients []string, prefix 
 	for _, a := range as {
 		byClient[a.Client] = append(byClient[a.Client], a)
 	}
-	var merged []WantResult
-	missed := map[int][]string{}
-	for _, name := range clients {
-		one := newJudgement(j.run, j.step, j.out)
-		one.requests(w, byClient[name], []string{name}, prefix+"each ")
-		if merged == nil {
-			merged = slices.Clone(one.results)
-		}
-		for i, res := range one.results {
-			if !res.OK {
-				missed[i] = append(missed[i], name+": "+res.Got)
-			}
-		}
-	}
-	for i := range merged {
-		merged[i].OK, merged[i].Got = len(missed[i]) == 0, "all of them"
-		if !merged[i].OK {
-			merged[i].Got = fewOf(missed[i])
-		}
-		j.add(merged[i])
-	}
+	j.forEach(clients, func(one *judgement, i int) {
+		one.requests(w, byClient[clients[i]], clients[i:i+1], prefix+"each ")
+	})
 }
 
 // fewOf shows the first few of many.

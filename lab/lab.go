@@ -263,7 +263,7 @@ type Step struct {
 	RouteOp                string         // route: "add", "del" or "replace"
 	Routes                 []Route        // route
 
-	Argv []string // exec
+	Command Command // exec
 
 	Since string // stop, check: the step behind which counting begins
 }
@@ -286,7 +286,7 @@ func (s *Step) Title() string {
 	case Wait:
 		return "wait " + s.Wait.String()
 	case Exec:
-		return "exec " + join(s.Argv)
+		return "exec " + join(s.Command.Argv)
 	case SetLink:
 		return "link " + join(s.Nodes) + ":" + s.Dev + " " + s.LinkState
 	case Table:

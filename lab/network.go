@@ -187,13 +187,14 @@ func execKeys() []key[*stepDraft] {
 				s.Nodes = []string{name}
 			}
 		}},
+		{"files", "files that the program finds in the folder in which it runs, by their names", filesShape, func(d *decoder, s *stepDraft, f field) { s.Command.Files = d.files(f) }},
 	}
 }
 
 // readExec reads a command and its arguments. Without on it runs on the only router.
 func readExec(d *decoder, s *stepDraft, f field) {
 	s.program = true
-	if s.Argv = d.command(f); f.value.kind != sequence {
+	if s.Command.Argv = d.command(f); f.value.kind != sequence {
 		return
 	}
 	if _, given := s.own["on"]; given {

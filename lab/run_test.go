@@ -19,6 +19,7 @@ type fake struct {
 	results map[string][]lab.Attempt // by step name
 	deleted map[string][]lab.Deleted
 	program *lab.Program
+	ran     map[string][]lab.Program // by the step's name
 	snaps   []lab.Snapshot
 	looks   [][]lab.Snapshot // what further looks show; the last one stays
 	setting lab.Setting
@@ -47,6 +48,7 @@ func (f *fake) Do(_ context.Context, s *lab.Step) (lab.Outcome, error) {
 	if s.Kind == lab.Exec && f.program != nil {
 		out.Programs = []lab.Program{*f.program}
 	}
+	out.Programs = append(out.Programs, f.ran[s.Name]...)
 	if f.notAt != "" && s.Name == f.notAt {
 		out.NotPlayed = "this world has no programs"
 	}

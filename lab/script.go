@@ -115,7 +115,7 @@ func (d *decoder) playStart(s *stepDraft, run *script) {
 	at := s.own[string(Start)]
 	for _, c := range s.Clients {
 		if line, asks := run.asking[c]; asks {
-			d.fail(at.value, "stop: "+c, "start: %s asks in the background already (line %d)", c, line)
+			d.fail(at.value, "stop: "+c, "start: %s %s in the background already (line %d)", c, d.asks(c), line)
 		}
 		run.started[c] = true
 		if s.Count == 0 {
@@ -134,6 +134,14 @@ func (d *decoder) playStart(s *stepDraft, run *script) {
 		d.canRun(s, at.value, run, server, run.where[name])
 		run.running[server] = run.where[name]
 	}
+}
+
+// asks is what a client does in the background.
+func (d *decoder) asks(client string) string {
+	if c := d.names.clients[client]; c != nil && c.Exec != nil {
+		return "runs"
+	}
+	return "asks"
 }
 
 func (d *decoder) playStop(s *stepDraft, run *script) {
@@ -161,7 +169,7 @@ func (d *decoder) playStop(s *stepDraft, run *script) {
 func (d *decoder) playQuery(s *stepDraft, run *script) {
 	for _, c := range s.Clients {
 		if line, asks := run.asking[c]; asks {
-			d.fail(s.own[string(Query)].value, "stop: "+c, "query: %s asks in the background (line %d)", c, line)
+			d.fail(s.own[string(Query)].value, "stop: "+c, "query: %s %s in the background (line %d)", c, d.asks(c), line)
 		}
 	}
 }

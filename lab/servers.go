@@ -64,7 +64,7 @@ func (d *decoder) readServers() {
 		readMap(d, context, f.value.fields, serverKeys(), s)
 		d.require(f, context, "on", "on: NODE")
 		if f.value.find("echo") < 0 && f.value.find("exec") < 0 {
-			d.require(f, context, "dns", "dns: {}")
+			d.require(f, context, "dns", "dns: {}, or exec: [PROGRAM, ARGUMENT, ...]")
 		}
 		known := d.readListen(f, s)
 		if !d.isProgram(context, f, s.Exec, []string{"files", "ready"}, "dns", nil) {

@@ -92,11 +92,12 @@ func dotAfter(text string) int {
 	return -1
 }
 
-// splitPath splits at dots; behind sysctls, and behind the set of a step, the rest is a setting's name.
+// splitPath splits at dots; behind sysctls, and behind the set of a step, the rest is a setting's name, behind files that of a
+// file.
 func splitPath(text string) []part {
 	var parts []part
 	for at := 0; ; {
-		whole := len(parts) == 3 && (parts[0].text == "nodes" && parts[2].text == "sysctls" || parts[0].text == "steps" && parts[2].text == "set")
+		whole := len(parts) == 3 && (parts[2].text == "files" || parts[0].text == "nodes" && parts[2].text == "sysctls" || parts[0].text == "steps" && parts[2].text == "set")
 		end := dotAfter(text[at:])
 		if end < 0 || whole || len(parts) > maxParts {
 			return append(parts, part{text[at:], at})
@@ -273,7 +274,7 @@ func (d *decoder) find(root *node, v *variant, e edit) (target, bool) {
 			outer := e.path.text[:p.at-1]
 			d.fail(e.path, "replace it as a whole: "+outer, "variant %s: %s is no map", v.name.text, outer)
 			return target{}, false
-		case i == 1 && e.parts[0].text != "model" && at.find(p.text) < 0:
+		case i == 1 && !slices.Contains(nameless(), e.parts[0].text) && at.find(p.text) < 0:
 			d.noName(v, key, at, strings.TrimSuffix(e.parts[0].text, "s"))
 			return target{}, false
 		case last:
@@ -300,8 +301,11 @@ func keyOf(path *node, p part) *node {
 
 // variable are the sections that a variant can change.
 func variable() []string {
-	return []string{"nodes", "services", "servers", "clients", "steps", "model", "needs"}
+	return append([]string{"nodes", "services", "servers", "clients", "steps"}, nameless()...)
 }
+
+// nameless are those of them that hold keys and no names.
+func nameless() []string { return []string{"model", "needs"} }
 
 // isSection reports paths that begin with what no variant can change.
 func (d *decoder) isSection(v *variant, p part, key *node) bool {

@@ -93,6 +93,8 @@ func (d *decoder) noWant(w *wantDraft, n *node, keys []key[*wantDraft]) {
 	switch near := checks.Nearest(text, names); {
 	case text != n.text:
 		d.unknownKey(context, n, names)
+	case slices.Contains(append(trafficNames(), "control"), text) && w.step.program && len(w.step.Clients) > 0:
+		d.fail(n, "exit, stdout, stderr", "%s: there is no %q, since %s is a program", context, text, w.step.Clients[0])
 	case slices.Contains(append(trafficNames(), "control"), text):
 		d.fail(n, "only query, and stop of a client, have one", "%s: there is no %q, since nothing is sent", context, text)
 	case text == "deleted":

@@ -71,22 +71,46 @@ func text(t testing.TB, r *lab.Result) string {
 // notPredicted are the labs and variants whose predictions are inconclusive.
 func notPredicted(t testing.TB) map[string]bool {
 	t.Helper()
-	b, err := os.ReadFile("testdata/not-predicted.txt")
+	listed := map[string]bool{}
+	for name := range listedLabs(t, "testdata/not-predicted.txt") {
+		listed[name] = true
+	}
+	return listed
+}
+
+// listedLabs reads a list of labs and variants, each with what is said of it.
+func listedLabs(t testing.TB, file string) map[string]string {
+	t.Helper()
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listed := map[string]bool{}
+	listed := map[string]string{}
 	for line := range strings.Lines(string(b)) {
 		name, why, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if name == "" || name == "#" {
 			continue
 		}
-		if strings.TrimSpace(why) == "" {
-			t.Errorf("testdata/not-predicted.txt: %s: no reason", name)
+		if listed[name] = strings.TrimSpace(why); listed[name] == "" {
+			t.Errorf("%s: %s: no reason", file, name)
 		}
-		listed[name] = true
 	}
 	return listed
+}
+
+// testdata/skipped.txt lists the labs that a machine may skip, and for want of which programs: no other lab may be.
+func TestSkippedLabsAreListed(t *testing.T) {
+	const file = "testdata/skipped.txt"
+	listed := listedLabs(t, file)
+	for _, v := range all(t) {
+		if needs := strings.Join(v.load(t).Needs.Programs, " "); needs != listed[v.String()] {
+			t.Errorf("%s needs %q; %s has %q", v, needs, file, listed[v.String()])
+		}
+		delete(listed, v.String())
+	}
+	for name := range listed {
+		t.Errorf("%s lists %s, which there is not", file, name)
+	}
 }
 
 // verdict is what the prediction of a lab or variant should come to.

@@ -272,7 +272,7 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		}
 	case Event:
 		ev, err := conntrack.ParseEvent(r.Args)
-		if err != nil {
+		if err != nil || ev.Kind != conntrack.New { // of the others it may be an entry before that is heard of late
 			return 0, false
 		}
 		e = ev.Entry

@@ -99,19 +99,22 @@ func with(tr trace.Trace, i int, r trace.Record) trace.Trace {
 // Sharpness, first test: change one observed field.
 func TestSharpChangedObservation(t *testing.T) {
 	for name, tr := range recorded(t) {
-		n := 0
-		for i, r := range tr.Records {
-			if r.Input() {
-				continue
-			}
-			for what, changed := range changes(r) {
-				n++
-				if !reported(t, with(tr, i, changed)) {
-					t.Errorf("%s: %s changed, not reported: %s", name, what, changed)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := 0
+			for i, r := range tr.Records {
+				if r.Input() {
+					continue
+				}
+				for what, changed := range changes(r) {
+					n++
+					if !reported(t, with(tr, i, changed)) {
+						t.Errorf("%s changed, not reported: %s", what, changed)
+					}
 				}
 			}
-		}
-		t.Logf("%s: %d changes of one observed field, all reported", name, n)
+			t.Logf("%d changes of one observed field, all reported", n)
+		})
 	}
 }
 

@@ -122,14 +122,15 @@ func userNamespaceMend(err error) string {
 	return "sudo " + strings.Join(os.Args, " ")
 }
 
-// absent says which of the programs that a lab needs is not here, and what would mend that.
+// absent says which of the programs that a lab needs are not here, and what would mend that.
 func absent(l *lab.Lab) string {
+	var missing []string
 	for _, name := range l.Needs.Programs {
 		if _, err := program.Look(name, filepath.Dir(l.File)); err != nil {
-			return live.NotInstalled(name)
+			missing = append(missing, live.NotInstalled(name))
 		}
 	}
-	return ""
+	return strings.Join(missing, "; ")
 }
 
 // cannotRun names what this machine lacks and the command that mends it, or is nil. Its exit code is that of a machine

@@ -236,19 +236,28 @@ func (r *recorder) dropRepeated() {
 // 280 us in some 1,000 packets on a virtual machine with two cores, idle and busy.
 const actDelay = 500 * time.Microsecond
 
-// bound says until when the kernel acted on each packet: until it left, or for actDelay.
+// waitDelay is how long a packet may be on its way that did not have to wait: the processor of an emulated machine may be
+// taken away in the middle: 212 ms were seen. Beyond that it is another packet, with an identification that came again.
+const waitDelay = 250 * time.Millisecond
+
+// bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
+// answered on the device by which it left, was acted on before it waited.
 func (r *recorder) bound() {
 	type key struct {
 		proto uint8
 		id    uint16
 	}
-	open := map[key]int{} // the packet that came and has not left, by its identification
+	open := map[key]int{}          // the packet that came and has not left, by its identification
+	answered := map[string]int64{} // when a neighbour on a device was last heard of
 	for i := range r.recs {
 		rec := &r.recs[i]
+		dev, line, _ := strings.Cut(rec.args, " ")
+		if rec.kind == trace.ARP {
+			answered[dev] = rec.from
+		}
 		if rec.kind != trace.Packet && rec.kind != trace.Left {
 			continue
 		}
-		_, line, _ := strings.Cut(rec.args, " ")
 		p, err := conntrack.ParsePacket(line)
 		if err != nil {
 			continue
@@ -261,8 +270,13 @@ func (r *recorder) bound() {
 		}
 		if in, ok := open[k]; ok {
 			came := &r.recs[in]
-			came.to = min(came.to, rec.from)
-			came.took = came.to - came.from
+			limit := int64(waitDelay)
+			if answered[dev] >= came.from {
+				limit = int64(actDelay)
+			}
+			if left := rec.from - came.from; left <= limit {
+				came.to, came.took = rec.from, left
+			}
 			delete(open, k)
 		}
 	}

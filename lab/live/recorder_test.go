@@ -128,10 +128,15 @@ func TestPacketBound(t *testing.T) {
 	var r recorder
 	r.add(packet(1*ms, trace.Packet, 1))
 	r.add(packet(1*ms+30_000, trace.Left, 1))
-	r.add(packet(2*ms, trace.Packet, 2))
-	r.add(packet(900*ms, trace.Left, 2)) // it had waited for a neighbour
+	r.add(packet(1000*ms, trace.Packet, 2)) // its processor was taken away
+	r.add(packet(1212*ms, trace.Left, 2))
+	r.add(packet(1300*ms, trace.Packet, 3))
+	r.add(raw{at: 1306 * ms, from: 1306 * ms, to: 1306 * ms, kind: trace.ARP, args: "app 10.0.0.2"})
+	r.add(packet(1307*ms, trace.Left, 3))   // that neighbour is what it had waited for
+	r.add(packet(1400*ms, trace.Packet, 4)) // never leaves
+	r.add(packet(3000*ms, trace.Left, 4))   // another one
 	r.trace(trace.Header{}, ticks(), 0)
-	for i, want := range map[int]int64{0: 30_000, 2: int64(actDelay)} {
+	for i, want := range map[int]int64{0: 30_000, 2: 212 * ms, 4: int64(actDelay), 7: int64(actDelay)} {
 		if rec := r.recs[i]; rec.took != want || rec.to-rec.from != want {
 			t.Errorf("record %d took %d ns, want %d", i, rec.took, want)
 		}

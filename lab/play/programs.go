@@ -13,7 +13,7 @@ import (
 
 // exec runs a step's program to its end.
 func (w *World) exec(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
-	got, err := w.run(ctx, s.Nodes[0], lab.Command{Argv: s.Argv})
+	got, err := w.run(ctx, s.Nodes[0], s.Command)
 	if !errors.Is(err, ErrNotSimulated) {
 		out.Programs = append(out.Programs, got)
 	}

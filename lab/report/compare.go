@@ -43,6 +43,7 @@ type Row struct {
 	NotPlayed int    // steps
 	ByHand    bool   // a conntrack step deleted entries; Word is of the time before
 	Err       string
+	Skipped   string // why it was not played, and what would mend that
 }
 
 // Word is what became of a lab's clients, in a word.
@@ -59,6 +60,7 @@ const (
 	CutOff      Word = "unreachable"
 	NotAllowed  Word = "not permitted"
 	WrongServer Word = "WRONG SERVER" // who answers was never a backend
+	SkippedWord Word = "skipped"      // this machine lacks what it needs
 	NotRun      Word = "not run"
 )
 
@@ -72,6 +74,7 @@ const (
 	Inconclusive Agreement = "inconclusive"
 	LeftOut      Agreement = "left-out"  // the lab says that the model takes no part
 	Predicted    Agreement = "predicted" // nothing was asked of a kernel
+	NotCompared  Agreement = "skipped"   // nothing was played
 )
 
 // Compare puts the runs of one lab side by side: the lab as it is first, then its variants.
@@ -81,10 +84,10 @@ func Compare(runs []*lab.Result) Comparison {
 	}
 	first := runs[0]
 	c := Comparison{Lab: first.Lab.Name, File: first.Lab.File, About: first.Lab.About, Profile: first.Setting.Profile, Simulated: first.Setting.Simulated}
-	if !c.Simulated {
-		c.Kernel = first.Setting.Kernel
-	}
 	for _, r := range runs {
+		if !c.Simulated && c.Kernel == "" { // the first may have been skipped
+			c.Kernel, c.Profile = r.Setting.Kernel, r.Setting.Profile
+		}
 		c.Took += r.Wall
 		c.Rows = append(c.Rows, newRow(r))
 	}
@@ -112,7 +115,7 @@ func newRow(r *lab.Result) Row {
 		}
 	}
 	row.WantsMet, row.Wants = r.Wants()
-	row.Err = r.Problem()
+	row.Err, row.Skipped = r.Problem(), r.Skipped
 	return row
 }
 
@@ -149,6 +152,8 @@ func requests(r *lab.Result) []lab.Attempt {
 
 func agreement(r *lab.Result) (a Agreement, unclear string) {
 	switch {
+	case r.Skipped != "":
+		return NotCompared, ""
 	case r.Setting.Simulated:
 		return Predicted, ""
 	case r.Lab.SkipModel != "":
@@ -177,7 +182,7 @@ func (c *Comparison) words(runs []*lab.Result) {
 	for i, r := range runs {
 		c.Rows[i].Word = word(r, &c.Rows[i])
 	}
-	if runs[0].Lab.Variant != "" || c.Rows[0].Word == Unharmed {
+	if runs[0].Lab.Variant != "" || c.Rows[0].Word == Unharmed || c.Rows[0].Word == SkippedWord {
 		return
 	}
 	base := c.Rows[0].Word
@@ -201,6 +206,9 @@ func cure(r *lab.Result) time.Duration {
 // word looks at the last request of each client. What a step of the lab cures by hand does not count: the
 // word is that of the time before.
 func word(r *lab.Result, row *Row) Word {
+	if r.Skipped != "" {
+		return SkippedWord
+	}
 	hand := cure(r)
 	row.ByHand = hand != end
 	before := slices.DeleteFunc(requests(r), func(a lab.Attempt) bool { return a.At >= hand })

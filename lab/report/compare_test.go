@@ -22,6 +22,8 @@ func TestRow(t *testing.T) {
 		"predicted":     {Sent: 1, Entry: "coredns-1", Word: Unharmed, Agreement: Predicted, NotPlayed: 1},
 		"cleanup":       {Sent: 2, Deleted: 7, Harmed: 2, Entry: "coredns-2", Word: HarmedWord},
 		"orders":        {Entry: "-", Word: NotRun},
+		"programs":      {Entry: "-", Word: NotRun},
+		"skipped":       {Entry: "-", Word: SkippedWord, Agreement: NotCompared, Skipped: skippedResult(t).Skipped},
 		"healthy":       {Sent: 2, Entry: "coredns-1", Word: Unharmed},
 	} {
 		r := results()[name](t)
@@ -66,6 +68,28 @@ func TestLastWords(t *testing.T) {
 		if got := Compare([]*lab.Result{f.r}).Rows[0].Word; got != want {
 			t.Errorf("%s: %s, want %s", class, got, want)
 		}
+	}
+}
+
+// A lab that is skipped heals nothing, and is not counted among those whose wants were met.
+func TestSkippedInComparison(t *testing.T) {
+	skipped := variant(skippedResult(t), "fix")
+	c := Compare([]*lab.Result{staleResult(t), skipped})
+	var b strings.Builder
+	if err := ComparisonText(&b, c, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"skipped\n", "fix: skipped: coredns is not installed", "In 0 of 1 runs all wants were met"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	if c := Compare([]*lab.Result{skippedResult(t), variant(healthyResult(t), "fix")}); c.Rows[1].Word != Unharmed || c.Kernel != "6.18.44" {
+		t.Errorf("%+v", c)
+	}
+	b.Reset()
+	if err := ComparisonText(&b, Compare([]*lab.Result{skippedResult(t)}), Options{}); err != nil || !strings.Contains(b.String(), "Nothing was played.") {
+		t.Errorf("%v\n%s", err, b.String())
 	}
 }
 

@@ -311,8 +311,27 @@ func noneOr(names []string) string {
 // outputLimit is how many lines of a program's output are shown.
 const outputLimit = 3
 
-// programs is what came of programs, one after the other.
+// programLimit is how many programs of a step are told of one after the other.
+const programLimit = 3
+
+// programs is what came of programs, one after the other. Of many it is the tally of their exit codes, and the first that
+// failed, or the last.
 func programs(all []lab.Program) (lines []string) {
+	if len(all) > programLimit {
+		codes := counts{}
+		for i := range all {
+			codes.add(all[i].Ending())
+		}
+		told := slices.IndexFunc(all, func(p lab.Program) bool { return p.Exit != 0 })
+		if told < 0 {
+			told = len(all) - 1
+		}
+		tally := make([]string, len(codes.names))
+		for i, c := range codes.names {
+			tally[i] = fmt.Sprintf("%s %dx", c, codes.n[c])
+		}
+		lines, all = []string{fmt.Sprintf("%d runs: %s; one of them:", len(all), strings.Join(tally, ", "))}, all[told:told+1]
+	}
 	for i := range all {
 		lines = append(lines, executed(&all[i])...)
 	}
@@ -328,7 +347,7 @@ func executed(p *lab.Program) []string {
 		out := slices.DeleteFunc(strings.Split(stream, "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
 		for i, l := range out {
 			if i == outputLimit {
-				lines = append(lines, fmt.Sprintf("| ... and %d more lines", len(out)-i))
+				lines = append(lines, fmt.Sprintf("| ... and %d more %s", len(out)-i, plural(len(out)-i, "line", "lines")))
 				break
 			}
 			lines = append(lines, cut("| "+lab.Escape(l), saidWide))

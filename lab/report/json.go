@@ -250,7 +250,7 @@ type jsonRow struct {
 	Deleted   int       `json:"deleted"`           // entries, by cleanups and conntrack steps
 	Harmed    int       `json:"harmed"`            // healthy ones among them
 	Entry     string    `json:"entry"`             // where the entry of the first client's flow leads at the end
-	Word      string    `json:"word"`              // healed, broken, refused, unreachable, not permitted, WRONG SERVER, N of M lost, harmed, unharmed, not run
+	Word      string    `json:"word"`              // healed, broken, refused, unreachable, not permitted, WRONG SERVER, N of M lost, harmed, unharmed, skipped, not run
 	Verdict   string    `json:"verdict"`           // the run's
 	Wants     jsonWants `json:"wants"`             // how many there are
 	Agreement string    `json:"agreement"`         // of kernel and model
@@ -258,6 +258,7 @@ type jsonRow struct {
 	NotPlayed int       `json:"not-played"`        // steps
 	ByHand    bool      `json:"by-hand"`           // a conntrack step deleted entries; word is of the time before
 	Error     string    `json:"error,omitempty"`   // why the run broke
+	Skipped   string    `json:"skipped,omitempty"` // why it was not played, and what would mend that
 }
 
 // NewDocument makes the document of a command.
@@ -441,6 +442,6 @@ func newJSONModel(c trace.Report) jsonModel {
 func newJSONCompare(c Comparison) jsonCompare {
 	return jsonCompare{c.Lab, c.File, c.About, c.Simulated, c.Kernel, c.Profile, int64(c.Took), each(c.Rows, func(r Row) jsonRow {
 		return jsonRow{r.Variant, r.About, r.Lost, r.Sent, int64(r.Outage), r.ForGood, r.Deleted, r.Harmed, r.Entry, string(r.Word), string(r.Verdict),
-			jsonWants{r.WantsMet, r.Wants}, string(r.Agreement), r.Unclear, r.NotPlayed, r.ByHand, r.Err}
+			jsonWants{r.WantsMet, r.Wants}, string(r.Agreement), r.Unclear, r.NotPlayed, r.ByHand, r.Err, r.Skipped}
 	})}
 }

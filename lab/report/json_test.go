@@ -29,12 +29,12 @@ type object = map[string]any
 
 // choices are the fields that hold one of a few words.
 func choices() map[string][]string {
-	verdicts := []string{string(lab.Pass), string(lab.Fail), string(lab.Unclear), string(lab.Broken), string(lab.Interrupted)}
+	verdicts := []string{string(lab.Pass), string(lab.Fail), string(lab.Skipped), string(lab.Unclear), string(lab.Broken), string(lab.Interrupted)}
 	return map[string][]string{
 		"document.command": {"run", "predict", "compare"},
 		"run.verdict":      verdicts,
 		"row.verdict":      verdicts,
-		"row.agreement":    {string(Agreed), string(Differ), string(Inconclusive), string(LeftOut), string(Predicted)},
+		"row.agreement":    {string(Agreed), string(Differ), string(Inconclusive), string(LeftOut), string(Predicted), string(NotCompared)},
 		"attempt.class":    each(lab.Classes(), asString),
 		"cleanup.order":    {"rules-first", "cleanup-first"},
 		"model.verdict":    {string(trace.Same), string(trace.Different), string(trace.Inconclusive)},

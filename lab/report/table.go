@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -39,8 +40,6 @@ func (r Row) flag() string {
 		return " FAIL"
 	case r.Verdict == lab.Unclear:
 		return " ?"
-	case r.Verdict == lab.Skipped:
-		return " SKIPPED"
 	}
 	return ""
 }
@@ -60,7 +59,7 @@ const (
 // ComparisonText writes a comparison as a table of at most 100 columns.
 func ComparisonText(w io.Writer, c Comparison, opt Options) error {
 	t := &text{w: w, opt: opt}
-	setting := "kernel " + c.Kernel
+	setting := "kernel " + cmp.Or(c.Kernel, "not asked")
 	if c.Simulated {
 		setting = "predicted, model " + c.Profile
 	}
@@ -114,9 +113,12 @@ func padded(cells []string, wide []int) string {
 // notes are what the table cannot say: wants that failed, runs that broke, whether the model agreed.
 func (c Comparison) notes() []string {
 	var out []string
-	met, agreed, compared := 0, 0, 0
+	met, agreed, compared, played := 0, 0, 0, 0
 	for _, r := range c.Rows {
-		if r.Err == "" && r.WantsMet == r.Wants {
+		if r.Skipped == "" {
+			played++
+		}
+		if r.Err == "" && r.Skipped == "" && r.WantsMet == r.Wants {
 			met++
 		}
 		switch r.Agreement {
@@ -133,8 +135,11 @@ func (c Comparison) notes() []string {
 	if slices.ContainsFunc(c.Rows, func(r Row) bool { return r.ByHand }) {
 		out = append(out, "Where a step of the lab deletes entries by hand, the verdict is that of the time before.")
 	}
-	last := fmt.Sprintf("In %d of %d runs all wants were met", met, len(c.Rows))
-	if met == len(c.Rows) {
+	last := fmt.Sprintf("In %d of %d runs all wants were met", met, played)
+	switch {
+	case played == 0:
+		return append(out, "Nothing was played.")
+	case met == played:
 		last = "All wants met"
 	}
 	if compared > 0 {
@@ -147,6 +152,8 @@ func (c Comparison) notes() []string {
 func (r Row) notes(c Comparison) []string {
 	var out []string
 	switch {
+	case r.Skipped != "":
+		out = append(out, "skipped: "+r.Skipped)
 	case r.Err != "":
 		out = append(out, r.Err)
 	case r.WantsMet < r.Wants:

@@ -30,6 +30,9 @@ func results() map[string]func(*testing.T) *lab.Result {
 		"cleanup":       cleanupResult,
 		"orders":        ordersResult,
 		"healthy":       healthyResult,
+		"programs":      programsResult,
+		"stand-ins":     standInsResult,
+		"skipped":       skippedResult,
 	}
 }
 
@@ -144,7 +147,7 @@ func predictedResult(t *testing.T) *lab.Result {
 	f := newFixture(t, []string{"coredns-1"}, "app")
 	f.r.Setting = lab.Setting{Simulated: true, Seed: 7, Profile: "6.18"}
 	f.query("app", 1, 0, lab.Answered, "coredns-1")
-	f.step(lab.Step{Kind: lab.Exec, Nodes: []string{"node"}, Argv: []string{"ip", "route"}}, 0, lab.Outcome{NotPlayed: "a program needs a kernel"})
+	f.step(lab.Step{Kind: lab.Exec, Nodes: []string{"node"}, Command: lab.Command{Argv: []string{"ip", "route"}}}, 0, lab.Outcome{NotPlayed: "a program needs a kernel"})
 	f.r.Evidence.Margins = []lab.Margin{{At: 3999 * time.Millisecond, Node: "node", What: "udp 10.244.2.5:40053 > 10.96.0.10:53: is it older than 2 s?", Off: -12 * time.Millisecond}}
 	f.r.Wall = 4 * time.Millisecond
 	f.final(lab.Seen{Entry: f.entry("app", "coredns-1", conntrack.SeenReply, 29)})
@@ -181,12 +184,50 @@ func ordersResult(t *testing.T) *lab.Result {
 	} {
 		f.step(s, 0, lab.Outcome{})
 	}
-	f.step(lab.Step{Kind: lab.Exec, Nodes: []string{"node"}, Argv: []string{"sh", "-c", "seq 5"}}, 0, lab.Outcome{Programs: []lab.Program{{Exit: 3, Stdout: "1\n2\n3\n4\n5\n", Stderr: "\x1b[31moh\n"}}})
+	f.step(lab.Step{Kind: lab.Exec, Nodes: []string{"node"}, Command: lab.Command{Argv: []string{"sh", "-c", "seq 5"}}}, 0, lab.Outcome{Programs: []lab.Program{{Exit: 3, Stdout: "1\n2\n3\n4\n5\n", Stderr: "\x1b[31moh\n"}}})
 	at := 2 * second
 	f.now = 2034 * time.Millisecond
 	f.step(lab.Step{Kind: lab.Check, Nodes: []string{"node"}, At: &at}, 0, lab.Outcome{Snapshots: []lab.Snapshot{{Node: "node", Entries: []lab.Seen{staleEntry(f.entry("app", "coredns-1", 0, 1))}}}})
 	f.final()
 	return f.r
+}
+
+// programsResult has clients and a server that are programs, and a want that was not met.
+func programsResult(t *testing.T) *lab.Result {
+	f := newFixture(t, []string{"coredns-1"}, "app", "dig", "dnsperf")
+	f.r.Lab.Servers[0].Exec = &lab.Command{Argv: []string{"coredns"}}
+	f.r.Lab.Client("dig").Exec = &lab.Command{Argv: []string{"dig"}}
+	f.r.Lab.Client("dnsperf").Exec = &lab.Command{Argv: []string{"dnsperf"}}
+	ran := func(client string, at time.Duration, exit int, stdout, stderr string) lab.Program {
+		return lab.Program{Client: client, Node: "app", At: at, Took: 20 * time.Millisecond, Exit: exit, Stdout: stdout, Stderr: stderr}
+	}
+	f.step(lab.Step{Kind: lab.Query, Clients: []string{"dig"}, Count: 1}, 20*time.Millisecond, lab.Outcome{Programs: []lab.Program{ran("dig", 0, 0, "10.244.1.10\n", "")}})
+	f.step(lab.Step{Kind: lab.Start, Clients: []string{"dnsperf"}}, 0, lab.Outcome{})
+	missed := f.step(lab.Step{Kind: lab.Query, Clients: []string{"dig"}, Count: 4}, 60*time.Millisecond, lab.Outcome{Programs: []lab.Program{
+		ran("dig", 20*time.Millisecond, 0, "10.244.1.10\n", ""), ran("dig", 40*time.Millisecond, 9, "", ";; connection timed out; no servers could be reached\n"), ran("dig", 60*time.Millisecond, 0, "10.244.1.10\n", ""), ran("dig", 80*time.Millisecond, 9, "", ";; the same\n")}})
+	missed.Wants = []lab.WantResult{{Pos: missed.Step.Pos, Want: "exit: 0", Got: "run 2: 9: ;; connection timed out; no servers could be reached"}}
+	f.step(lab.Step{Kind: lab.Query, Clients: []string{"dig", "dnsperf"}, Count: 1}, 60*time.Millisecond, lab.Outcome{Programs: []lab.Program{ran("dig", 0, 0, "", ""), ran("dnsperf", 0, 0, "", "")}})
+	f.step(lab.Step{Kind: lab.Stop, Clients: []string{"dnsperf"}}, 0, lab.Outcome{Programs: []lab.Program{ran("dnsperf", 20*time.Millisecond, 130, "Statistics:\n\n  Queries sent: 5\n  Queries lost: 2\n", "Warning: requested\n")}})
+	f.r.Evidence.Servers = []lab.Program{
+		{Client: "coredns", Node: "coredns-1", At: -second, Took: 2 * second, Exit: 130, Stdout: "1\n2\n3\n4\n5\n6\n7\n", Stderr: "\x1b[31mplugin/errors: 2 " + strings.Repeat("x", 100) + "\n"},
+		{Client: "coredns", Node: "coredns-2", At: second, Took: 0, Exit: 1},
+	}
+	f.final()
+	return f.r
+}
+
+// standInsResult is a prediction of a lab with a program for a server.
+func standInsResult(t *testing.T) *lab.Result {
+	r := predictedResult(t)
+	r.Lab.Servers[0].Exec = &lab.Command{Argv: []string{"coredns"}}
+	return r
+}
+
+func skippedResult(t *testing.T) *lab.Result {
+	r := newFixture(t, []string{"coredns-1"}, "app").r
+	r.Setting, r.Evidence, r.Wall = lab.Setting{}, lab.Evidence{}, 0
+	r.Skipped = "coredns is not installed: (cd labs/coredns && go build -o /usr/local/bin/coredns .); dig is not installed: apt-get install dnsutils"
+	return r
 }
 
 func healthyResult(t *testing.T) *lab.Result {
