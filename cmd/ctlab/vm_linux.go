@@ -101,25 +101,32 @@ func (f vmFlags) check() error {
 	return errors.Join(checkIptables(f.iptables), atLeastOne("--cpus", f.cpus))
 }
 
-// load opens the kernel and makes the guest's root file system, both as files that have no name any more.
+// load reads the kernel and makes the guest's root file system, both as files that have no name.
 func (f vmFlags) load(ctx context.Context, m *guest.Machine, args []string) (release string, err error) {
-	k, done, err := openKernel(ctx, f.kernel)
-	if err != nil {
-		return "", err
+	k, err := openKernel(ctx, f.kernel)
+	if ctx.Err() != nil {
+		return "", exit(exitInterrupted, errors.New("vm: interrupted"))
 	}
-	defer done()
+	if err != nil {
+		return "", exit(exitBadInput, fmt.Errorf("--kernel: %w", err))
+	}
 	image, err := f.image(ctx, k, args)
 	if err != nil {
 		return "", exit(exitCannotRun, err)
 	}
-	if m.Kernel, err = os.Open(k.Image); err != nil {
+	content, err := k.ReadImage()
+	if err != nil {
 		return "", exit(exitBadInput, err)
 	}
-	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
-	if err != nil {
-		return "", exit(exitBroken, os.NewSyscallError("memfd_create", err))
+	if m.Kernel, err = nameless("kernel"); err != nil {
+		return "", exit(exitBroken, err)
 	}
-	m.Initrd = os.NewFile(uintptr(fd), "initramfs")
+	if _, err := m.Kernel.Write(content); err != nil {
+		return "", exit(exitBroken, err)
+	}
+	if m.Initrd, err = nameless("initramfs"); err != nil {
+		return "", exit(exitBroken, err)
+	}
 	missing, err := image.Write(m.Initrd)
 	if err != nil {
 		return "", exit(exitCannotRun, err)
@@ -130,30 +137,29 @@ func (f vmFlags) load(ctx context.Context, m *guest.Machine, args []string) (rel
 	return k.Release, nil
 }
 
-// openKernel opens an unpacked kernel package, or unpacks one into a folder that done removes.
-func openKernel(ctx context.Context, path string) (k *guest.Kernel, done func(), err error) {
-	done = func() {}
+// nameless makes a file that is in no folder, and so gone with the last process that has it open.
+func nameless(what string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(what, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	return os.NewFile(uintptr(fd), what), nil
+}
+
+// openKernel opens a kernel package, unpacked or not.
+func openKernel(ctx context.Context, path string) (*guest.Kernel, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return nil, done, exit(exitBadInput, fmt.Errorf("--kernel: %w", err))
+		return nil, err
 	}
-	dir := path
-	if !fi.IsDir() {
-		if dir, err = os.MkdirTemp("", "ctlab-kernel-"); err != nil {
-			return nil, done, exit(exitBroken, err)
-		}
-		done = func() { _ = os.RemoveAll(dir) } // it is only of use while it is read
-		out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", path, dir).CombinedOutput()
-		if err != nil {
-			done()
-			return nil, func() {}, exit(exitBadInput, fmt.Errorf("--kernel: dpkg-deb -x %s: %w: %s", path, err, strings.TrimSpace(string(out))))
-		}
+	if fi.IsDir() {
+		return guest.OpenKernel(path, os.DirFS(path))
 	}
-	if k, err = guest.OpenKernel(dir); err != nil {
-		done()
-		return nil, func() {}, exit(exitBadInput, fmt.Errorf("--kernel: %w", err))
+	files, err := guest.ReadPackage(ctx, path)
+	if err != nil {
+		return nil, err
 	}
-	return k, done, nil
+	return guest.OpenKernel(path, files)
 }
 
 // image is what the guest gets: this program, iptables in all its forms, what --program names, and the labs.

@@ -61,6 +61,41 @@ func TestQEMUEndsWithCtlab(t *testing.T) {
 	}
 }
 
+// Killed while it reads a package, ctlab leaves neither a folder nor the program that reads it.
+func TestPackageReaderEndsWithCtlab(t *testing.T) {
+	path := executable(t)
+	for signal, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGKILL: -1} {
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
+			dir, tmp := t.TempDir(), t.TempDir()
+			for name, content := range map[string]string{
+				"kernel.deb": "", "qemu": "#!/bin/sh\n", "dpkg-deb": "#!/bin/sh\necho $$ > pid.new; mv pid.new pid\nexec sleep 1000\n",
+			} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command(path, "vm", "run", "--qemu", "./qemu", "--kernel", "kernel.deb", "healthy")
+			cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+tmp, "PATH="+dir+":"+os.Getenv("PATH"))
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			pid := awaitPID(t, filepath.Join(dir, "pid"))
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // its code is what counts
+			if got := cmd.ProcessState.ExitCode(); got != want {
+				t.Errorf("exit %d, want %d", got, want)
+			}
+			awaitEnd(t, pid)
+			if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+				t.Errorf("left: %v, %v", left, err)
+			}
+		})
+	}
+}
+
 // patience bounds what is awaited of other processes.
 const patience = 20 * time.Second
 

@@ -50,7 +50,7 @@ func written(t *testing.T, m Image) ([]byte, []string) {
 // What the guest gets: a program of this machine runs there only with its loader and all libraries, its own and
 // those of its libraries.
 func TestImage(t *testing.T) {
-	k, err := OpenKernel(smallKernel(t))
+	k, err := openFolder(smallKernel(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func complete(t *testing.T, files map[string][]byte) {
 }
 
 func TestImageErrors(t *testing.T) {
-	k, err := OpenKernel(smallKernel(t))
+	k, err := openFolder(smallKernel(t))
 	if err != nil {
 		t.Fatal(err)
 	}

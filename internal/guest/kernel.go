@@ -10,91 +10,109 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 )
 
-// Kernel is an unpacked kernel package: an image, and the modules that belong to it.
+// Kernel is what a kernel package holds: an image, and the modules that belong to it.
 type Kernel struct {
 	Release string // as uname -r says, such as 6.1.0-56-cloud-amd64
-	Image   string // path of the bzImage
+	Image   string // name of the bzImage in the package
 
-	modules map[string]string // path by name
+	name    string // of the package, for errors
+	files   fs.FS
+	modules map[string]string // name in the package by that of the module
 	builtin map[string]bool   // what is in the image
 }
 
-// OpenKernel finds the kernel in the folder of an unpacked package. Debian has the image in boot/vmlinuz-RELEASE, and
-// since it split its kernel packages (7.x) beside the modules, in usr/lib/modules/RELEASE/vmlinuz; so has Fedora.
-func OpenKernel(dir string) (*Kernel, error) {
-	root, release, err := moduleRoot(dir)
+// OpenKernel finds the kernel in the folder of an unpacked package, or in what ReadPackage read; name is what errors call it. Debian
+// has the image in boot/vmlinuz-RELEASE, and since it split its kernel packages (7.x) beside the modules, in
+// usr/lib/modules/RELEASE/vmlinuz; so has Fedora.
+func OpenKernel(name string, files fs.FS) (*Kernel, error) {
+	root, err := moduleRoot(files)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open kernel %s: %w", name, err)
 	}
-	k := &Kernel{Release: release, modules: map[string]string{}, builtin: map[string]bool{}}
-	for _, image := range []string{filepath.Join(dir, "boot", "vmlinuz-"+release), filepath.Join(root, "vmlinuz"), filepath.Join(dir, "vmlinuz")} {
-		if fi, err := os.Stat(image); err == nil && fi.Mode().IsRegular() {
+	k := &Kernel{Release: path.Base(root), name: name, files: files, modules: map[string]string{}, builtin: map[string]bool{}}
+	for _, image := range []string{"boot/vmlinuz-" + k.Release, root + "/vmlinuz", "vmlinuz"} {
+		if fi, err := fs.Stat(files, image); err == nil && fi.Mode().IsRegular() {
 			k.Image = image
 			break
 		}
 	}
 	if k.Image == "" {
-		return nil, fmt.Errorf("open kernel %s: there are modules of %s, but no boot/vmlinuz-%[2]s", dir, release)
+		return nil, fmt.Errorf("open kernel %s: there are modules of %s, but no boot/vmlinuz-%[2]s", name, k.Release)
 	}
 	if err := k.index(root); err != nil {
-		return nil, fmt.Errorf("open kernel %s: %w", dir, err)
+		return nil, fmt.Errorf("open kernel %s: %w", name, err)
 	}
 	return k, nil
 }
 
-// moduleRoot is the folder with the modules of the one kernel in dir.
-func moduleRoot(dir string) (root, release string, err error) {
-	if _, err := os.Stat(dir); err != nil {
-		return "", "", fmt.Errorf("open kernel: %w", err)
+// moduleRoot is the folder with the modules of the one kernel in a package. A merged /usr has it under two names.
+func moduleRoot(files fs.FS) (string, error) {
+	if _, err := fs.Stat(files, "."); err != nil {
+		return "", err
 	}
 	var found []string
 	for _, lib := range []string{"lib/modules", "usr/lib/modules"} {
-		entries, err := os.ReadDir(filepath.Join(dir, lib))
+		entries, err := fs.ReadDir(files, lib)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", "", fmt.Errorf("open kernel %s: %w", dir, err)
+			return "", err
 		}
 		for _, e := range entries {
-			path := filepath.Join(dir, lib, e.Name())
-			if real, err := filepath.EvalSymlinks(path); err == nil && e.IsDir() && !slices.Contains(found, real) {
-				found = append(found, real)
+			dir := path.Join(lib, e.Name())
+			if e.IsDir() && !slices.ContainsFunc(found, func(other string) bool { return sameFolder(files, dir, other) }) {
+				found = append(found, dir)
 			}
 		}
 	}
 	switch len(found) {
 	case 0:
-		return "", "", fmt.Errorf("open kernel %s: no lib/modules/RELEASE in it", dir)
+		return "", errors.New("no lib/modules/RELEASE in it")
 	case 1:
-		return found[0], filepath.Base(found[0]), nil
+		return found[0], nil
 	}
-	return "", "", fmt.Errorf("open kernel %s: %d kernels are in it, one is wanted", dir, len(found))
+	return "", fmt.Errorf("%d kernels are in it, one is wanted", len(found))
+}
+
+func sameFolder(files fs.FS, a, b string) bool {
+	one, errA := fs.Stat(files, a)
+	other, errB := fs.Stat(files, b)
+	return errA == nil && errB == nil && os.SameFile(one, other)
 }
 
 // index learns where each module is.
 func (k *Kernel) index(root string) error {
-	b, err := os.ReadFile(filepath.Join(root, "modules.builtin"))
+	b, err := fs.ReadFile(k.files, root+"/modules.builtin")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for line := range strings.Lines(string(b)) {
 		k.builtin[moduleName(strings.TrimSpace(line))] = true
 	}
-	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(k.files, root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || !strings.Contains(d.Name(), ".ko") {
 			return err
 		}
-		k.modules[moduleName(path)] = path
+		k.modules[moduleName(file)] = file
 		return nil
 	})
 }
 
+// ReadImage returns the bzImage.
+func (k *Kernel) ReadImage() ([]byte, error) {
+	b, err := fs.ReadFile(k.files, k.Image)
+	if err != nil {
+		return nil, fmt.Errorf("read kernel %s: %w", k.name, err)
+	}
+	return b, nil
+}
+
 // moduleName is the name of a module by its file. The kernel writes _ where files may have -.
-func moduleName(path string) string {
-	name, _, _ := strings.Cut(filepath.Base(path), ".ko")
+func moduleName(file string) string {
+	name, _, _ := strings.Cut(path.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
@@ -110,12 +128,12 @@ func (k *Kernel) load(names []string) (order []module, missing []string, err err
 	seen := map[string]bool{}
 	var visit func(string) error
 	visit = func(name string) error {
-		path, ok := k.modules[name]
+		file, ok := k.modules[name]
 		if seen[name] || !ok {
 			return nil
 		}
 		seen[name] = true
-		m, before, err := readModule(path)
+		m, before, err := k.readModule(file)
 		if err != nil {
 			return err
 		}
@@ -139,13 +157,17 @@ func (k *Kernel) load(names []string) (order []module, missing []string, err err
 }
 
 // readModule reads a module, and the names of those that must be loaded before it.
-func readModule(path string) (m module, before []string, err error) {
-	m.name = moduleName(path)
-	if m.content, err = unpacked(path); err != nil {
-		return m, nil, fmt.Errorf("read module %s: %w", path, err)
+func (k *Kernel) readModule(file string) (m module, before []string, err error) {
+	m.name = moduleName(file)
+	content, err := fs.ReadFile(k.files, file)
+	if err == nil {
+		m.content, err = unpacked(path.Ext(file), content)
 	}
-	if before, err = dependencies(m.content); err != nil {
-		return m, nil, fmt.Errorf("read module %s: %w", path, err)
+	if err == nil {
+		before, err = dependencies(m.content)
+	}
+	if err != nil {
+		return m, nil, fmt.Errorf("read module %s: %w", path.Join(k.name, file), err)
 	}
 	return m, before, nil
 }
@@ -186,31 +208,29 @@ func moduleNames(names []string) []string {
 	return names
 }
 
-// unpacked reads a file, and unpacks it by the ending of its name: distributions compress modules with xz, zstd or
-// gzip. The programs of the first two are asked: the standard library does not know them.
-func unpacked(path string) ([]byte, error) {
-	switch filepath.Ext(path) {
+// unpacked unpacks a file by the ending of its name: distributions compress modules with xz, zstd or gzip. The programs
+// of the first two are asked: the standard library does not know them.
+func unpacked(ending string, b []byte) ([]byte, error) {
+	switch ending {
 	case ".xz":
-		return output("xz", "-dc", path)
+		return filter(b, "xz", "-dc")
 	case ".zst":
-		return output("zstd", "-qdc", path)
+		return filter(b, "zstd", "-qdc")
 	case ".gz":
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		z, err := gzip.NewReader(f)
+		z, err := gzip.NewReader(bytes.NewReader(b))
 		if err != nil {
 			return nil, err
 		}
 		return io.ReadAll(z)
 	}
-	return os.ReadFile(path)
+	return b, nil
 }
 
-func output(program string, args ...string) ([]byte, error) {
-	out, err := exec.Command(program, args...).Output()
+// filter is what a program makes of its input.
+func filter(in []byte, program string, args ...string) ([]byte, error) {
+	cmd := exec.Command(program, args...)
+	cmd.Stdin = bytes.NewReader(in)
+	out, err := cmd.Output()
 	var ee *exec.ExitError
 	if errors.As(err, &ee) && len(ee.Stderr) > 0 {
 		return nil, fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(ee.Stderr)))

@@ -55,6 +55,8 @@ func gzipped(t *testing.T, b []byte) []byte {
 	return out.Bytes()
 }
 
+func openFolder(dir string) (*Kernel, error) { return OpenKernel(dir, os.DirFS(dir)) }
+
 func smallKernel(t *testing.T) string {
 	dir := t.TempDir()
 	mod := func(file, info string) {
@@ -78,7 +80,7 @@ func smallKernel(t *testing.T) string {
 }
 
 func TestModulesInOrderOfLoading(t *testing.T) {
-	k, err := OpenKernel(smallKernel(t))
+	k, err := openFolder(smallKernel(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +114,7 @@ func TestModulesThatCannotBeRead(t *testing.T) {
 		"without its section": bytes.Replace(moduleFile("depends=\x00"), []byte(".modinfo"), []byte(".modless"), 1),
 	} {
 		put(t, bad, content)
-		k, err := OpenKernel(dir)
+		k, err := openFolder(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,15 +140,15 @@ func TestOpenKernelLayouts(t *testing.T) {
 		for _, f := range c.files {
 			put(t, filepath.Join(dir, f), nil)
 		}
-		k, err := OpenKernel(dir)
+		k, err := openFolder(dir)
 		switch {
 		case err != nil && !strings.Contains(err.Error(), c.image):
 			t.Errorf("%s: %v", what, err)
-		case err == nil && k.Image != filepath.Join(dir, c.image):
+		case err == nil && k.Image != c.image:
 			t.Errorf("%s: %s", what, k.Image)
 		}
 	}
-	if _, err := OpenKernel(filepath.Join(t.TempDir(), "nothing")); err == nil {
+	if _, err := openFolder(filepath.Join(t.TempDir(), "nothing")); err == nil {
 		t.Error("a folder that is not there was opened")
 	}
 }
@@ -158,7 +160,7 @@ func TestOpenKernelMergedUsr(t *testing.T) {
 	if err := os.Symlink("usr/lib", filepath.Join(dir, "lib")); err != nil {
 		t.Fatal(err)
 	}
-	if k, err := OpenKernel(dir); err != nil || k.Release != "1" {
+	if k, err := openFolder(dir); err != nil || k.Release != "1" {
 		t.Errorf("%v, %v", k, err)
 	}
 }

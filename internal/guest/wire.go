@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 )
 
 // What guest and host say to each other goes one way, from the guest's virtio port to a pipe. It is a row of frames: a
-// byte for the kind, four bytes for the length (big endian), and that many bytes. The first is a Hello, the last an End.
+// byte for the kind, four bytes for the length (big endian), that many bytes, and four of the CRC-32 (IEEE, big endian) of all
+// before. The first is a Hello, the last an End.
 
 // Kind is the kind of a frame.
 type Kind byte
@@ -60,6 +62,7 @@ func WriteFrame(w io.Writer, kind Kind, payload []byte) error {
 		n := min(len(payload), frameMax)
 		b := append([]byte{byte(kind), 0, 0, 0, 0}, payload[:n]...)
 		binary.BigEndian.PutUint32(b[1:], uint32(n))
+		b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 		if _, err := w.Write(b); err != nil {
 			return fmt.Errorf("write frame: %w", err)
 		}
@@ -86,11 +89,16 @@ func ReadFrame(r io.Reader) (Frame, error) {
 	if n > frameMax {
 		return Frame{}, fmt.Errorf("%w: of %d bytes", ErrGarbage, n)
 	}
-	f.Payload = make([]byte, n)
-	if _, err := io.ReadFull(r, f.Payload); errors.Is(err, io.EOF) {
+	rest := make([]byte, n+crc32.Size)
+	if _, err := io.ReadFull(r, rest); errors.Is(err, io.EOF) {
 		return Frame{}, io.ErrUnexpectedEOF
 	} else if err != nil {
 		return Frame{}, err
+	}
+	f.Payload = rest[:n:n]
+	sum := crc32.Update(crc32.ChecksumIEEE(head[:]), crc32.IEEETable, f.Payload)
+	if sum != binary.BigEndian.Uint32(rest[n:]) {
+		return Frame{}, fmt.Errorf("%w: %q of %d bytes, with the checksum of another", ErrGarbage, f.Kind, n)
 	}
 	return f, nil
 }

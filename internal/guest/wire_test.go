@@ -46,9 +46,25 @@ func TestReadFrameRefuses(t *testing.T) {
 		"o\x00\x01\x00\x01":            ErrGarbage, // one more than there may be
 		"o\xff\xff\xff\xff":            ErrGarbage,
 		"\x00\x00\x00\x00\x00\x00\x00": ErrGarbage,
+		"a\x00\x00\x00\x00":            io.ErrUnexpectedEOF, // without its checksum
 	} {
 		if _, err := ReadFrame(strings.NewReader(in)); !errors.Is(err, want) || (want == io.EOF) != (err == io.EOF) {
 			t.Errorf("%q: %v, want %v", in, err, want)
+		}
+	}
+}
+
+// Any bit of a frame that changes on its way is noticed, and none of what is left of it is taken.
+func TestReadFrameNoticesDamage(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteFrame(&b, KindEnd, []byte(`{"exit":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	for bit := range 8 * b.Len() {
+		damaged := bytes.Clone(b.Bytes())
+		damaged[bit/8] ^= 1 << (bit % 8)
+		if f, err := ReadFrame(bytes.NewReader(damaged)); !errors.Is(err, ErrGarbage) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("bit %d: %q, %v", bit, f.Payload, err)
 		}
 	}
 }
@@ -58,6 +74,13 @@ func FuzzReadFrame(f *testing.F) {
 	for _, s := range []string{"", "h\x00\x00\x00\x02{}", "a\x00\x00\x00\x00z\x00\x00\x00\x0a{\"exit\":0}", "o\x00\x01\x00\x00", "SeaBIOS"} {
 		f.Add([]byte(s))
 	}
+	var whole bytes.Buffer
+	for _, kind := range []Kind{KindHello, KindAlive, KindEnd} {
+		if err := WriteFrame(&whole, kind, []byte("{}")); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Add(whole.Bytes())
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
 		var out bytes.Buffer
