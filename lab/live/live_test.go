@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -475,6 +476,22 @@ func TestExec(t *testing.T) {
 	if _, err := ended(ctx, g, "app", "sh", "-c", "sleep 1000; true"); err == nil {
 		t.Error("a program outlived its context")
 	}
+}
+
+// An address that is in use for a moment more is waited for; one that stays in use is an error.
+func TestAddressInUse(t *testing.T) {
+	g := ground(t, network())
+	first := serve(t, g, "dns-1", "10.2.0.10:53")
+	if _, err := g.Serve(t.Context(), "dns-1", netip.MustParseAddrPort("10.2.0.10:53"), "dns-1"); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("an address was given twice: %v", err)
+	}
+	stopped := make(chan error)
+	go func() {
+		_, err := first.Stop(t.Context())
+		stopped <- err
+	}()
+	serve(t, g, "dns-1", "10.2.0.10:53")
+	must(t, <-stopped)
 }
 
 // A socket at a port is seen when it is there, and only then.

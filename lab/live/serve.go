@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/kernel"
@@ -36,8 +37,12 @@ func (g *Ground) Serve(_ context.Context, on string, at netip.AddrPort, identity
 		return nil, fmt.Errorf("a server on %s must listen at one of its addresses, not at any: the node is tracked", on)
 	}
 	var pc net.PacketConn
-	moment, err := g.clock.during(func() (err error) {
-		pc, err = n.NS.ListenUDP(at, nil)
+	var moment kernel.Moment
+	err = whileInUse(func() (err error) {
+		moment, err = g.clock.during(func() (err error) {
+			pc, err = n.NS.ListenUDP(at, nil)
+			return err
+		})
 		return err
 	})
 	if err != nil {
@@ -48,7 +53,11 @@ func (g *Ground) Serve(_ context.Context, on string, at netip.AddrPort, identity
 	} else {
 		pc = timedConn{pc, g.clock}
 	}
-	l, err := n.NS.Listen(at)
+	var l *net.TCPListener
+	err = whileInUse(func() (err error) {
+		l, err = n.NS.Listen(at)
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(err, pc.Close())
 	}
@@ -74,6 +83,21 @@ func (s *server) Stop(ctx context.Context) (int, error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	return len(s.dns.Log()), err
+}
+
+// inUse bounds how long an address may still be in use by a server that has stopped.
+const inUse = 500 * time.Millisecond
+
+// whileInUse binds a socket, and tries again while the address is in use. A program that is just being started, for this
+// lab or another one in the process, has copies of all sockets until it closes them in execve, shortly after vfork returned
+// (begin_new_exec in fs/exec.c: do_close_on_exec comes behind exec_mmap); on a busy machine that is milliseconds.
+func whileInUse(bind func() error) error {
+	for deadline := time.Now().Add(inUse); ; time.Sleep(time.Millisecond) {
+		err := bind()
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // timedConn is a server's socket on a host. Asking the clock around each answer tells in which tick the node
