@@ -23,7 +23,7 @@ import (
 )
 
 // tortures is how many times ctlab is killed in each of the ways in which TestKilledAtAnyMoment does it.
-var tortures = flag.Int("torture", 3, "how often ctlab is ended, by each signal, user and lab")
+var tortures = flag.Int("torture", 2, "how often ctlab is ended, by each signal, user and lab")
 
 // However ctlab dies, nothing is left: no process, namespace, link, mount, rule or file, and the next run works. When it
 // is interrupted it says so, reports what it has, and exits with 130.
