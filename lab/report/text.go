@@ -476,7 +476,7 @@ func (t *text) verdict() {
 	}
 	if t.opt.Profile {
 		for _, p := range r.Evidence.Taken {
-			t.line("      %-12s %s", p.Name, fineMS(p.Took))
+			t.line("      %-14s %s", p.Name, fineMS(p.Took))
 		}
 	}
 	if v != lab.Pass {
