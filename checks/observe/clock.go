@@ -374,22 +374,8 @@ func (c *Calibration) offset(s, o int64) int64 {
 	return off
 }
 
-// Drift is how far the beginning of ticks, as the last samples of the given number have it, lies from where
-// the others have it: it says whether the tick kept its pace during the run.
-func (c *Calibration) Drift(n int) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.samples) <= n {
-		return 0
-	}
-	cut := len(c.samples) - n
-	first, _ := c.begin(c.samples[:cut])
-	last, _ := c.begin(c.samples[cut:])
-	return time.Duration(c.offset(first.after, last.after)).Abs()
-}
-
-// Agreed reports whether most of the samples agree on when ticks begin. Where they do not, ticks come late or
-// the watcher was never left in peace, and Spans mean nothing.
+// Agreed reports whether most of the samples, from the start to the end, agree on when ticks begin. Where they do not,
+// ticks come late, have moved, or the watcher was never left in peace, and Spans mean nothing.
 func (c *Calibration) Agreed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
