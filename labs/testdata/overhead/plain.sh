@@ -23,7 +23,8 @@ host coredns-1 10.244.1.10/24 10.244.1.1
 host coredns-2 10.244.1.11/24 10.244.1.1
 host other 10.244.3.7/24 10.244.3.1
 in_node() { ip netns exec node "$@"; }
-in_node sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_acct=1
+in_node sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+in_node sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_acct'
 nat() { in_node $iptables -t nat "$@"; }
 for c in KUBE-SERVICES KUBE-POSTROUTING KUBE-MARK-MASQ KUBE-SVC-DNS KUBE-SEP-DNS; do nat -N $c; done
 nat -A PREROUTING -j KUBE-SERVICES
