@@ -487,6 +487,7 @@ func TestAddressInUse(t *testing.T) {
 	}
 	stopped := make(chan error)
 	go func() {
+		time.Sleep(50 * time.Millisecond) // nothing tells when serve has tried for the first time
 		_, err := first.Stop(t.Context())
 		stopped <- err
 	}()
