@@ -74,8 +74,11 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		lacks := cannotRun(r.Err)
 		switch {
 		case lacks == nil:
-		case lacks.code == exitSkipped && len(r.Steps) == 0:
-			r.Skipped, r.Err, lacks = oneLine(lacks), nil, nil
+		case lacks.code == exitSkipped: // also where that showed in a later step
+			if r.Skipped = oneLine(lacks); len(r.Steps) == 0 {
+				r.Err = nil
+			}
+			lacks = nil
 		case len(r.Steps) == 0: // nothing to report, and the others would fare no better
 			p.warn(r.Lab, oneLine(lacks))
 			cancel()
