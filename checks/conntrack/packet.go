@@ -3,6 +3,7 @@ package conntrack
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -16,6 +17,10 @@ type Packet struct {
 	Len                int    // the whole IP packet, bytes
 	ID                 uint16 // the IP header's identification
 	TTL                uint8
+	DF                 bool    // it must not be fragmented
+	Offset             int     // of a fragment that is not the first: where its data stands in the packet, bytes
+	More               bool    // of a fragment that is not the last
+	MTU                int     // that an ICMP error about a packet too big tells, bytes
 	Bad                string  // why the packet's L4 header is not valid ("checksum", "length", "short"), or ""
 	About              *Packet // the packet that an ICMP error quotes
 }
@@ -42,12 +47,28 @@ func (p *Packet) Tuple() Tuple {
 	return t
 }
 
-// Line is the packet's line form: PROTO SRC:PORT > DST:PORT len N ttl N id N; an ICMP error ends with
-// the packet that it quotes, behind "about". ParsePacket reads it.
+// IsFragment reports whether the packet is a part of a larger one.
+func (p *Packet) IsFragment() bool { return p.Offset > 0 || p.More }
+
+// Line is the packet's line form: PROTO SRC:PORT > DST:PORT len N ttl N ip-id N, then, where they are so, df,
+// frag OFFSET (with a + if more follow), mtu N; an ICMP error ends with the packet that it quotes, behind
+// "about". ParsePacket reads it.
 func (p *Packet) Line() string {
 	var b strings.Builder
 	b.WriteString(p.Tuple().Line())
 	fmt.Fprintf(&b, " len %d ttl %d ip-id %d", p.Len, p.TTL, p.ID)
+	if p.DF {
+		b.WriteString(" df")
+	}
+	switch {
+	case p.More:
+		fmt.Fprintf(&b, " frag %d+", p.Offset)
+	case p.Offset > 0:
+		fmt.Fprintf(&b, " frag %d", p.Offset)
+	}
+	if p.MTU > 0 {
+		fmt.Fprintf(&b, " mtu %d", p.MTU)
+	}
 	if p.Bad != "" {
 		b.WriteString(" bad " + p.Bad)
 	}
@@ -77,6 +98,13 @@ func (f *fields) packet() Packet {
 	p.TTL = uint8(f.uint(8))
 	f.expect("ip-id")
 	p.ID = uint16(f.uint(16))
+	p.DF = f.take("df")
+	if f.take("frag") {
+		p.Offset, p.More = f.offset()
+	}
+	if f.take("mtu") {
+		p.MTU = int(f.uint(31))
+	}
 	if f.peek() == "bad" {
 		f.next()
 		p.Bad = f.next()
@@ -87,4 +115,24 @@ func (f *fields) packet() Packet {
 		p.About = &inner
 	}
 	return p
+}
+
+// take reads a word if it is the next one.
+func (f *fields) take(word string) bool {
+	if f.peek() != word {
+		return false
+	}
+	f.next()
+	return true
+}
+
+// offset reads where a fragment stands: OFFSET, or OFFSET+ if more follow.
+func (f *fields) offset() (offset int, more bool) {
+	w := f.next()
+	digits, more := strings.CutSuffix(w, "+")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if f.err == nil && (err != nil || n%8 != 0) {
+		f.fail("%q is no fragment offset: a multiple of 8, with + if more follow", w)
+	}
+	return int(n), more
 }
