@@ -68,9 +68,10 @@ func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrac
 		if !e.bySource || e.serial < newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
 			continue
 		}
-		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
+		mapped, _ := e.reply.Inverse()
+		if r.holdsAddr(mapped.Src) && r.holdsPort(mapped.SrcPort) {
 			newest = e.serial
-			found.Src, found.SrcPort = e.reply.Dst, e.reply.DstPort
+			found.Src, found.SrcPort = mapped.Src, mapped.SrcPort
 		}
 	}
 	return found, newest > 0
@@ -140,8 +141,9 @@ func jhash4(k, initval uint32) uint32 {
 	return c
 }
 
+// setPort sets the port of one end, or the one id that an ICMP query has.
 func setPort(t *conntrack.Tuple, m manip, port uint16) {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		t.DstPort = port
 	} else {
 		t.SrcPort = port
@@ -149,7 +151,7 @@ func setPort(t *conntrack.Tuple, m manip, port uint16) {
 }
 
 func portOf(t conntrack.Tuple, m manip) uint16 {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		return t.DstPort
 	}
 	return t.SrcPort
@@ -175,11 +177,15 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort {
+	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi
-	if !r.hasPort {
+	switch {
+	case r.hasPort:
+	case isICMP(t.Proto):
+		lo, hi = n.idRange()
+	default:
 		lo, hi = portClass(t.SrcPort)
 	}
 	s := search{n: n, w: w, t: t, m: m, lo: lo, size: int(hi-lo) + 1}
