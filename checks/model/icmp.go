@@ -95,11 +95,7 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if about.p.Proto == conntrack.ICMP && about.p.Bad == "short" {
-		n.notModelled("is there an answer to an ICMP packet that may be too short to have a type? %s", about.p.Line())
-		return
-	}
-	if isErrorToStack(about.p) {
+	if n.isErrorToStack(about.p) {
 		return // never an error about an error
 	}
 	r, ok := n.routeOut(about.p.Src)
@@ -107,8 +103,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: no route to "+about.p.Src.String())
 		return
 	}
-	quote := *about.p
-	quote.Bad = ""
+	quote := quoteOf(about.p)
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
 	if n.isLocal(quote.Dst) {
@@ -118,6 +113,21 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
+	n.sendError(about, p, r, "icmp_send")
+}
+
+// quoteOf is a packet as an error quotes it: of one that is cut short the ports may be missing, else nobody asks
+// whether it is valid.
+func quoteOf(p *conntrack.Packet) conntrack.Packet {
+	q := *p
+	if q.Bad != "short" || q.HasTuple() {
+		q.Bad = ""
+	}
+	return q
+}
+
+// sendError sends an error of the namespace's own, with the entry of what it is about.
+func (n *Namespace) sendError(about *walk, p *conntrack.Packet, r Route, fn string) {
 	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
 	if about.ct != nil {
 		w.info = relatedReply
@@ -125,10 +135,10 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 			w.info = related
 		}
 	}
-	about.say("icmp_send", fmt.Sprintf("tells %s: %s", p.Dst, errorName(typ, code)))
+	about.say(fn, fmt.Sprintf("tells %s: %s", p.Dst, errorName(p)))
 	n.localOut(w, r)
 	if w.dropped != "" {
-		about.say("icmp_send", "the error is dropped at "+w.dropped)
+		about.say(fn, "the error is dropped at "+w.dropped)
 	}
 	about.lefts = append(about.lefts, w.lefts...)
 	if w.delivered != nil {
@@ -137,13 +147,44 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 }
 
 // errorName is what an ICMP error says.
-func errorName(typ, code uint8) string {
-	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 3}: "port unreachable", {3, 13}: "prohibited",
-		{redirectType, 1}: "redirect", {11, 0}: "time to live exceeded"}
-	if s, ok := names[[2]uint8{typ, code}]; ok {
+func errorName(p *conntrack.Packet) string {
+	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 2}: "protocol unreachable", {3, 3}: "port unreachable",
+		{3, 4}: "fragmentation needed", {3, 13}: "prohibited", {redirectType, 1}: "redirect", {11, 0}: "time to live exceeded", {11, 1}: "fragments missing"}
+	if p.Proto == conntrack.ICMPv6 {
+		names = map[[2]uint8]string{{1, 0}: "no route", {1, 1}: "prohibited", {1, 3}: "address unreachable", {1, 4}: "port unreachable",
+			{tooBig6, 0}: "packet too big", {3, 0}: "hop limit exceeded", {3, 1}: "fragments missing", {4, 1}: "protocol unknown"}
+	}
+	if s, ok := names[[2]uint8{p.ICMPType, p.ICMPCode}]; ok {
 		return s
 	}
-	return fmt.Sprintf("type %d code %d", typ, code)
+	return fmt.Sprintf("type %d code %d", p.ICMPType, p.ICMPCode)
+}
+
+// failure is what the stack tells the sender of a packet, in ICMP and in ICMPv6.
+type failure struct{ typ, code, typ6, code6 uint8 }
+
+var (
+	noRoute         = failure{3, 0, 1, 0}
+	hostUnreachable = failure{3, 1, 1, 3}
+	portUnreachable = failure{3, 3, 1, 4}
+	timeExceeded    = failure{11, 0, 3, 0}
+)
+
+// tell sends an error about a packet to its sender.
+func (n *Namespace) tell(about *walk, f failure) {
+	if about.v6() {
+		n.ownError6(about, f.typ6, f.code6, 0)
+		return
+	}
+	n.ownError(about, f.typ, f.code)
+}
+
+// reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet that it knows to be broken.
+func (n *Namespace) reject(w *walk, code uint8) {
+	if w.p.Bad == "checksum" {
+		return
+	}
+	n.tell(w, failure{3, code, 1, code})
 }
 
 // peer is what the stack remembers of an address to which it sent errors (struct inet_peer): one bucket of

@@ -37,6 +37,7 @@ type Config struct {
 type Namespace struct {
 	cfg       Config
 	rules     *Ruleset
+	rules6    *Ruleset // of ip6tables
 	sysctls   map[string]string
 	links     map[string]*link
 	routes    []Route
@@ -130,7 +131,7 @@ func New(cfg Config) *Namespace {
 		cfg.Chooser = FirstOption
 	}
 	return &Namespace{
-		cfg: cfg, rules: NewRuleset(),
+		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset6(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
@@ -140,7 +141,7 @@ func New(cfg Config) *Namespace {
 func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp := *n
 	cp.cfg.Chooser = c
-	cp.rules = n.rules.Clone()
+	cp.rules, cp.rules6 = n.rules.Clone(), n.rules6.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
 	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
@@ -170,7 +171,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	for k, s := range n.neigh {
 		ns := &neighState{resolved: s.resolved}
 		for _, q := range s.queue {
-			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from})
+			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from, q.in})
 		}
 		cp.neigh[k] = ns
 	}
@@ -196,18 +197,26 @@ func (n *Namespace) NotModelled() []string { return n.unknown }
 func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missing)) }
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
-func (n *Namespace) Load(text string, noflush bool) error {
-	if err := n.rules.Restore(text, noflush); err != nil {
+func (n *Namespace) Load(text string, noflush bool) error { return n.load(n.rules, text, noflush) }
+
+// Load6 is Load for the rules of IPv6, as ip6tables-restore does.
+func (n *Namespace) Load6(text string, noflush bool) error { return n.load(n.rules6, text, noflush) }
+
+func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
+	if err := rs.Restore(text, noflush); err != nil {
 		return err
 	}
 	if n.cfg.Profile.Legacy {
-		n.rules.beginTurns(text)
+		rs.beginTurns(text)
 	}
 	return nil
 }
 
 // Rules gives the present rules; the caller must not change them.
 func (n *Namespace) Rules() *Ruleset { return n.rules }
+
+// Rules6 are those of IPv6.
+func (n *Namespace) Rules6() *Ruleset { return n.rules6 }
 
 // Set changes a sysctl. Timeouts already stored do not change (nf_ct_refresh uses the new value).
 func (n *Namespace) Set(key, value string) { n.sysctls[key] = value }
@@ -291,12 +300,12 @@ func (n *Namespace) isLocal(a netip.Addr) bool {
 	}
 	for name, l := range n.links {
 		for _, p := range l.addrs {
-			if p.Addr() == a || name == loopback && p.Contains(a) {
+			if p.Addr() == a || name == loopback && a.Is4() && p.Contains(a) {
 				return true
 			}
 		}
 	}
-	return false
+	return n.anycast(a)
 }
 
 // route finds the longest match among devices that are up.
@@ -313,9 +322,9 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 	return best, ok
 }
 
-// tracking reports whether the conntrack hooks are registered.
-func (n *Namespace) tracking() bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack()
+// trackingOf reports whether the conntrack hooks of the packet's family are registered.
+func (n *Namespace) trackingOf(w *walk) bool {
+	return !n.cfg.Profile.HooksOnDemand || n.rulesOf(w).needsConntrack()
 }
 
 // Stats are the counters of conntrack -S that have moved.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -68,7 +69,7 @@ func dualNode(t *testing.T, c *protocolCase) *Namespace {
 		k, v, _ := strings.Cut(s, "=")
 		n.Set(k, v)
 	}
-	if err := n.Load(c.rules, false); err != nil {
+	if err := errors.Join(n.Load(c.rules, false), n.Load6(c.rules6, false)); err != nil {
 		t.Fatal(err)
 	}
 	return n
