@@ -45,5 +45,5 @@ func (rs *Ruleset) fingerprint(b *strings.Builder) {
 }
 
 func (e *entry) fingerprint() string {
-	return fmt.Sprint(e.orig, e.reply, e.status, e.expiry, e.relative, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
+	return fmt.Sprint(e.orig, e.reply, e.status, e.expiry, e.relative, e.gre, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
 }

@@ -76,6 +76,10 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	if !w.ct.status.Has(bit) || w.p.About == nil {
 		return true
 	}
+	if tooShortForNAT(w.p.About, quotedLength(w.p)) {
+		w.drop("nf_nat_icmp_reply_translation", "too little is quoted")
+		return false
+	}
 	other := w.ct.orig
 	if dir == original {
 		other = w.ct.reply
@@ -168,6 +172,7 @@ var (
 	hostUnreachable = failure{3, 1, 1, 3}
 	portUnreachable = failure{3, 3, 1, 4}
 	timeExceeded    = failure{11, 0, 3, 0}
+	unknownProtocol = failure{3, 2, 4, 1}
 )
 
 // tell sends an error about a packet to its sender.
@@ -182,6 +187,10 @@ func (n *Namespace) tell(about *walk, f failure) {
 // reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet that it knows to be broken.
 func (n *Namespace) reject(w *walk, code uint8) {
 	if w.p.Bad == "checksum" {
+		return
+	}
+	if p := w.p.Proto; !isICMP(p) && p != conntrack.UDP && (p != gre || w.p.Len < headerOf(w.p)+4) { // nf_reject_verify_csum
+		n.notModelled("REJECT sums up the payload of protocol %s: %s", conntrack.ProtocolName(p), w.p.Line())
 		return
 	}
 	n.tell(w, failure{3, code, 1, code})

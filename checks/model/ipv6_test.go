@@ -178,11 +178,11 @@ func TestRules6(t *testing.T) {
 		}
 	}
 	for to, want := range map[string]natRange{
-		"fd00::1":                 {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1")},
-		"fd00::1-fd00::4":         {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4")},
-		"[fd00::1]:53":            {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1"), lo: 53, hi: 53, hasPort: true},
-		"[fd00::1-fd00::4]:5-9":   {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4"), lo: 5, hi: 9, hasPort: true},
-		":53":                     {lo: 53, hi: 53, hasPort: true},
+		"fd00::1":               {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1")},
+		"fd00::1-fd00::4":       {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4")},
+		"[fd00::1]:53":          {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1"), lo: 53, hi: 53, hasPort: true},
+		"[fd00::1-fd00::4]:5-9": {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4"), lo: 5, hi: 9, hasPort: true},
+		":53":                   {lo: 53, hi: 53, hasPort: true},
 	} {
 		rs := NewRuleset6()
 		if err := rs.Restore("*nat\n-A PREROUTING -p udp -j DNAT --to-destination "+to+"\nCOMMIT\n", false); err != nil {
@@ -191,6 +191,29 @@ func TestRules6(t *testing.T) {
 		}
 		if got := rs.tables["nat"].chains[0].rules[0].target.nat; got != want {
 			t.Errorf("%s: %+v", to, got)
+		}
+	}
+}
+
+// Which address of a range a source gets, as seen on 6.18.44.
+func TestAddressOfARange6(t *testing.T) {
+	for _, c := range []struct {
+		src, dst, from, to string
+		persistent         bool
+		want               string
+	}{
+		{"fd00:1::2", "fd00:2::2", "fd00:1:0:5::10", "fd00:1:0:9::30", false, "fd00:1:0:7:7177:d27a:7177:d27a"},
+		{"fd00:1::3", "fd00:2::2", "fd00:1:0:5::10", "fd00:1:0:9::30", false, "fd00:1:0:5:798:7323:798:7323"},
+		{"fd00:1::4", "fd00:2::2", "fd00:1:0:5::10", "fd00:1:0:9::30", false, "fd00:1:0:6:3373:9ed3:3373:9ed3"},
+		{"fd00:1::2", "fd00:2::2", "fd00:2::10", "fd00:2::30", true, "fd00:2::13"},
+		{"fd00:1::3", "fd00:2::3", "fd00:2::10", "fd00:2::30", true, "fd00:2::2a"},
+		{"fd00:1::4", "fd00:2::3", "fd00:2::10", "fd00:2::30", true, "fd00:2::29"},
+	} {
+		addr := netip.MustParseAddr
+		tuple := conntrack.Tuple{Proto: conntrack.UDP, Src: addr(c.src), Dst: addr(c.dst)}
+		got := bestAddress(tuple, srcManip, natRange{from: addr(c.from), to: addr(c.to), persistent: c.persistent})
+		if got.Src.String() != c.want {
+			t.Errorf("%s > %s: %s, want %s", c.src, c.dst, got.Src, c.want)
 		}
 	}
 }

@@ -90,6 +90,7 @@ type entry struct {
 	status      conntrack.Status
 	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
 	relative    int64          // ticks, while it is unconfirmed
+	gre         greTimes
 	streamAfter conntrack.Span // the tick behind which a UDP flow counts as a stream
 	acct        bool
 	events      bool

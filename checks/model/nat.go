@@ -51,8 +51,7 @@ func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
 			return false
 		}
 	}
-	n.natPacket(w, m)
-	return true
+	return n.natPacket(w, m)
 }
 
 // askRules walks the nat chain and falls back to a null binding.
@@ -179,18 +178,24 @@ func (n *Namespace) oifChanged(w *walk) bool {
 }
 
 // natPacket is nf_nat_packet: rewrite the packet if this hook does the half that its direction needs.
-func (n *Namespace) natPacket(w *walk, m manip) {
+// false means that it is dropped.
+func (n *Namespace) natPacket(w *walk, m manip) bool {
 	e, dir := w.ct, w.info.dir()
 	bit := m.bit()
 	if dir == reply {
 		bit ^= conntrack.SrcNAT | conntrack.DstNAT
 	}
 	if !e.status.Has(bit) {
-		return
+		return true
+	}
+	if tooShortForNAT(w.p, w.p.Len) {
+		w.drop("nf_nat_packet", "there is no header to write to")
+		return false
 	}
 	w.own()
 	rewrite(w.p, e.target(dir), m)
 	w.say("nf_nat_packet", "rewritten to "+w.p.Tuple().String())
+	return true
 }
 
 // target is the tuple that packets of a direction have after NAT: the inverse of the other direction's.

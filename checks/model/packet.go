@@ -219,15 +219,18 @@ func (n *Namespace) deliver(w *walk) {
 	}
 	got := *w.p
 	w.delivered = &got
+	icmp, icmp6 := w.p.Proto == conntrack.ICMP && !w.v6(), w.p.Proto == conntrack.ICMPv6 && w.v6()
 	switch {
+	case !icmp && !icmp6 && w.p.Proto != conntrack.UDP:
+		n.unknownProtocol(w)
 	case w.p.Bad != "":
 	case w.p.IsError():
 		n.heard = append(n.heard, got)
-	case w.p.Proto == conntrack.ICMP && !w.v6():
+	case icmp:
 		n.icmpReceive(w)
-	case w.p.Proto == conntrack.ICMPv6 && w.v6():
+	case icmp6:
 		n.echo6(w)
-	case w.p.Proto == conntrack.UDP && !n.taken(w.p):
+	case !n.taken(w.p):
 		n.noSocket(w)
 	}
 }

@@ -36,6 +36,9 @@ func (r natRange) holdsPort(p uint16) bool { return !r.hasPort || r.lo <= p && p
 // uniqueTuple is get_unique_tuple (nf_nat_core.c): keep what is right and free, else what another flow of
 // the same source has, else the range's address and a port that is kept or searched.
 func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+	if !conntrack.HasPorts(cur.Proto) && !isICMP(cur.Proto) {
+		r.hasPort = false // l4proto_in_range: any port will do
+	}
 	if m == srcManip && !r.random {
 		if r.holdsAddr(cur.Src) && r.holdsPort(cur.SrcPort) { // nf_in_range
 			if !n.tupleTaken(cur, w) {
@@ -183,7 +186,7 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
+	if !conntrack.HasPorts(t.Proto) && !isICMP(t.Proto) || m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi

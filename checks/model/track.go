@@ -128,7 +128,12 @@ func (n *Namespace) conntrackIn(w *walk) {
 	case w.p.Proto == conntrack.ICMP && !w.v6() && !n.icmpIn(w), w.p.Proto == conntrack.ICMPv6 && w.v6() && !n.icmp6In(w):
 		return
 	}
-	if w.p.Proto != conntrack.UDP && !isICMP(w.p.Proto) {
+	if w.v6() && w.p.Proto == noNextHeader {
+		n.stats["invalid"]++
+		w.say("nf_conntrack_in", "invalid: there is no L4 header")
+		return
+	}
+	if proto := w.p.Proto; proto != conntrack.UDP && !isICMP(proto) && proto != gre && !genericTracked(proto, w.v6()) {
 		n.notModelled("protocol %s: %s", conntrack.ProtocolName(w.p.Proto), w.p.Line())
 		return
 	}
@@ -147,10 +152,15 @@ func (n *Namespace) conntrackIn(w *walk) {
 
 // handlePacket is nf_conntrack_handle_packet: the tracker of the packet's protocol; false means INVALID.
 func (n *Namespace) handlePacket(w *walk) bool {
-	if isICMP(w.p.Proto) {
+	switch {
+	case isICMP(w.p.Proto):
 		return n.icmpPacket(w)
+	case w.p.Proto == gre:
+		return n.grePacket(w)
+	case w.p.Proto == conntrack.UDP:
+		return n.udpPacket(w)
 	}
-	return n.udpPacket(w)
+	return n.genericPacket(w)
 }
 
 // resolveNormal is resolve_normal_ct: look the tuple up, make an unconfirmed entry if there is none,
@@ -268,8 +278,12 @@ func tracker(proto uint8) string {
 		return "nf_conntrack_icmp_packet"
 	case conntrack.ICMPv6:
 		return "nf_conntrack_icmpv6_packet"
+	case conntrack.UDP:
+		return "nf_conntrack_udp_packet"
+	case gre:
+		return "nf_conntrack_gre_packet"
 	}
-	return "nf_conntrack_udp_packet"
+	return "generic_packet"
 }
 
 // refresh is __nf_ct_refresh_acct: a new timeout, and the packet is counted.
