@@ -27,6 +27,10 @@ func (n *Namespace) Fingerprint() string {
 	n.rules6.fingerprint(&b)
 	// fmt prints maps in the order of their keys
 	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.unknown)
+	for _, k := range n.fragKeys() {
+		fmt.Fprintln(&b, k, *n.frags[k])
+	}
+	fmt.Fprintln(&b, n.fragsOf, n.pathMTU)
 	for _, a := range slices.SortedFunc(maps.Keys(n.peers), netip.Addr.Compare) {
 		fmt.Fprintln(&b, a, *n.peers[a])
 	}

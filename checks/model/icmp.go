@@ -98,7 +98,10 @@ const quoteLimit = 576 - 20 - 8
 // ownError is icmp_send: the namespace's stack answers a packet with an error about it, which belongs to
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
-func (n *Namespace) ownError(about *walk, typ, code uint8) {
+func (n *Namespace) ownError(about *walk, typ, code uint8, mtu int) {
+	if about.p.Offset > 0 {
+		return // only about the first part
+	}
 	if n.isErrorToStack(about.p) {
 		return // never an error about an error
 	}
@@ -109,11 +112,12 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 	}
 	quote := quoteOf(about.p)
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
-		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
+		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), MTU: mtu, About: &quote}
 	if n.isLocal(quote.Dst) {
 		p.Src = quote.Dst
 	}
-	if typ != redirectType && r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
+	limited := typ != redirectType && !(typ == 3 && code == 4) // icmpv4_mask_allow
+	if limited && r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
@@ -173,6 +177,8 @@ var (
 	portUnreachable = failure{3, 3, 1, 4}
 	timeExceeded    = failure{11, 0, 3, 0}
 	unknownProtocol = failure{3, 2, 4, 1}
+	// fragmentsMissing is what ip_expire says.
+	fragmentsMissing = failure{11, 1, 3, 1}
 )
 
 // tell sends an error about a packet to its sender.
@@ -181,8 +187,11 @@ func (n *Namespace) tell(about *walk, f failure) {
 		n.ownError6(about, f.typ6, f.code6, 0)
 		return
 	}
-	n.ownError(about, f.typ, f.code)
+	n.ownError(about, f.typ, f.code, 0)
 }
+
+// fragmentationNeeded tells the sender of a packet how long it may be.
+func (n *Namespace) fragmentationNeeded(about *walk, mtu int) { n.ownError(about, 3, 4, mtu) }
 
 // reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet that it knows to be broken.
 func (n *Namespace) reject(w *walk, code uint8) {
@@ -275,7 +284,7 @@ func (n *Namespace) redirect(w *walk) {
 		p.last = w.at
 	case p.redirects == 0 || n.hasCome(p.last.Add(load<<p.redirects+1), w.at, "is the pause for redirects to "+w.p.Src.String()+" over?"):
 		w.say("ip_rt_send_redirect", "tells "+w.p.Src.String()+" of a shorter way")
-		n.ownError(w, redirectType, 1)
+		n.ownError(w, redirectType, 1, 0)
 		p.redirects++
 		p.last = w.at
 	}

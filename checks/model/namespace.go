@@ -45,6 +45,9 @@ type Namespace struct {
 	byTuple   map[conntrack.Tuple]ref
 	neigh     map[Neighbour]*neighState
 	peers     map[netip.Addr]*peer
+	pathMTU   int // some path may take no more, as it was told; 0: all do
+	frags     map[fragKey]*fragQueue
+	fragsOf   map[netip.Addr]int // how many fragments came from an address
 	stats     map[string]uint32
 	events    []Event
 	listening bool
@@ -65,6 +68,7 @@ type Namespace struct {
 type link struct {
 	index int // in the order in which the devices appeared
 	up    bool
+	mtu   int            // 0: not told
 	addrs []netip.Prefix // a secondary address stands behind its primary one
 }
 
@@ -134,7 +138,7 @@ func New(cfg Config) *Namespace {
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset6(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
-		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
+		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, frags: map[fragKey]*fragQueue{}, fragsOf: map[netip.Addr]int{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
 
@@ -148,7 +152,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
 	cp.links = map[string]*link{}
 	for name, l := range n.links {
-		cp.links[name] = &link{l.index, l.up, slices.Clone(l.addrs)}
+		cp.links[name] = &link{l.index, l.up, l.mtu, slices.Clone(l.addrs)}
 	}
 	copied := map[*entry]*entry{}
 	clone := func(e *entry) *entry {
@@ -175,6 +179,12 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from, q.in})
 		}
 		cp.neigh[k] = ns
+	}
+	cp.frags, cp.fragsOf = map[fragKey]*fragQueue{}, maps.Clone(n.fragsOf)
+	for k, q := range n.frags {
+		nq := *q
+		nq.parts, nq.runs = slices.Clone(q.parts), slices.Clone(q.runs)
+		cp.frags[k] = &nq
 	}
 	cp.peers = map[netip.Addr]*peer{}
 	for a, p := range n.peers {

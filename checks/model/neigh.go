@@ -35,13 +35,20 @@ type GivenUp struct {
 // (unres_qlen_bytes, 212,992 bytes of buffers of some 2.3 KiB each); beyond, the model does not follow.
 const maxQueue = 80
 
-// output hands a packet to its neighbour (ip_finish_output2). It leaves if the neighbour is resolved.
+// output hands a packet to its neighbour, in fragments if it is too long. It leaves if the neighbour is resolved.
 func (n *Namespace) output(w *walk) {
 	if w.out == loopback {
 		n.loop(w)
 		return
 	}
-	out := Left{Dev: w.out, Packet: *w.p, Own: w.local}
+	for _, p := range n.fragments(w) {
+		n.finishOutput(w, p)
+	}
+}
+
+// finishOutput is ip_finish_output2, for a packet or each of its fragments.
+func (n *Namespace) finishOutput(w *walk, p conntrack.Packet) {
+	out := Left{Dev: w.out, Packet: p, Own: w.local}
 	s := n.neighState(w.out, w.hop)
 	if s.resolved {
 		w.say("ip_finish_output2", "leaves on "+w.out)

@@ -51,6 +51,9 @@ type walk struct {
 	steps     []Step
 	dropped   string
 	notrack   bool
+	stolen    bool              // it is a fragment, and was kept
+	pieces    []int             // of a packet that was put together: how long the data of its parts was
+	largest   int               // and how long the longest part
 	delivered *conntrack.Packet // what the namespace's own stack got last
 	lefts     []Left            // what leaves because of it
 }
@@ -85,7 +88,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 
 func (w *walk) outcome(n *Namespace) Outcome {
 	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
-	if n.trackingOf(w) {
+	if n.trackingOf(w) && !w.stolen {
 		o.CT = w.info.String()
 	}
 	if w.ct != nil {
@@ -102,7 +105,7 @@ func (n *Namespace) receive(w *walk) {
 	if w.v6() && !n.received6(w) {
 		return
 	}
-	if !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
+	if !n.defragment(w) || !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
 		return
 	}
 	if w.v6() {
@@ -126,7 +129,7 @@ func (n *Namespace) receive(w *walk) {
 	if !ok {
 		w.drop("ip_error", "no route to "+w.p.Dst.String())
 		if n.routeErrorAllowed(w.p.Src, w.at) {
-			n.ownError(w, 3, 0)
+			n.ownError(w, 3, 0, 0)
 		}
 		return
 	}
@@ -225,6 +228,7 @@ func (n *Namespace) deliver(w *walk) {
 		n.unknownProtocol(w)
 	case w.p.Bad != "":
 	case w.p.IsError():
+		n.learnMTU(w.p)
 		n.heard = append(n.heard, got)
 	case icmp:
 		n.icmpReceive(w)
@@ -250,6 +254,9 @@ func (n *Namespace) forward(w *walk) {
 	if w.p.TTL <= 1 {
 		w.drop("ip_forward", "time to live exceeded")
 		n.tell(w, timeExceeded)
+		return
+	}
+	if n.tooBig(w) {
 		return
 	}
 	w.own()
