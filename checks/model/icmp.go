@@ -63,6 +63,10 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	if !w.ct.status.Has(bit) || w.p.About == nil {
 		return true
 	}
+	if w.p.QuotedL4() < l4ToRewrite {
+		w.drop("nf_nat_icmp_reply_translation", "the quote ends within the ports' header, which cannot be rewritten")
+		return false
+	}
 	other := w.ct.orig
 	if dir == original {
 		other = w.ct.reply
@@ -79,6 +83,10 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
 	return true
 }
+
+// l4ToRewrite is how much of a quoted L4 header must be there for its ports to be rewritten, in bytes (udp_manip_pkt,
+// tcp_manip_pkt in net/netfilter/nf_nat_proto.c).
+const l4ToRewrite = 8
 
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
 const quoteLimit = 576 - 20 - 8

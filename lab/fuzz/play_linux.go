@@ -23,7 +23,11 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 		case Rules:
 			return 0, func(ctx context.Context) error { return a.load(ctx, op.Text, op.Noflush) }, false
 		}
-		if err := a.do(op); err != nil {
+		err := a.listen() // the collector may have been here meanwhile
+		if err == nil {
+			err = a.do(op)
+		}
+		if err != nil {
 			a.err = fmt.Errorf("%s: %s: %w", a.s.Name(), op.Kind, err)
 		}
 	}
