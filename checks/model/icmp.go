@@ -51,6 +51,10 @@ func (n *Namespace) inetError(w *walk) {
 //
 // false means that the packet is dropped: no redirect about a flow that NAT has changed.
 func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
+	if w.p.Bad == "checksum" {
+		w.drop("nf_nat_icmp_reply_translation", "the checksum is wrong")
+		return false
+	}
 	const done = conntrack.SrcNATDone | conntrack.DstNATDone
 	if w.p.ICMPType == redirectType && (!w.ct.status.Has(done) || w.ct.status&(conntrack.SrcNAT|conntrack.DstNAT) != 0) {
 		w.drop("nf_nat_icmp_reply_translation", "a redirect about a flow with NAT")

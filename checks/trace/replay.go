@@ -180,6 +180,13 @@ type replay struct {
 func (run *replay) input(r Record) {
 	var next []*hypothesis
 	for _, h := range run.live {
+		if (r.Kind == Get || r.Kind == Dump || r.Kind == Delete) && h.ns.Decided(r.Span) { // no choice, so no copy
+			if err := h.apply(r); err != nil {
+				run.lose("%v", err)
+			}
+			next = append(next, h)
+			continue
+		}
 		forks := run.fork(h, r)
 		next = append(next, forks...)
 	}

@@ -88,7 +88,7 @@ func (m *maker) op() Op {
 	case n < 95:
 		return Op{Kind: Sysctl, Text: pick(m, "net.netfilter.nf_conntrack_udp_timeout 2", "net.netfilter.nf_conntrack_udp_timeout_stream 3",
 			"net.netfilter.nf_conntrack_acct 1", "net.netfilter.nf_conntrack_acct 0", "net.netfilter.nf_conntrack_checksum 0", "net.netfilter.nf_conntrack_checksum 1")}
-	case n < 96:
+	case n < 96 && m.one(3):
 		return Op{Kind: Dump}
 	case n < 97 && m.one(3):
 		return Op{Kind: Flush}
