@@ -8,26 +8,35 @@ import (
 )
 
 // icmpIn is nf_conntrack_icmpv4_error (nf_conntrack_proto_icmp.c): checks, and the entry of a quoted
-// packet.
-func (n *Namespace) icmpIn(w *walk) {
-	if w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0 || w.p.ICMPType > 18 {
+// packet. It reports whether the packet goes on as any other does.
+func (n *Namespace) icmpIn(w *walk) bool {
+	wrong := ""
+	switch {
+	case w.p.Bad == "short":
+		wrong = "the header is not whole"
+	case w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0:
+		wrong = "bad checksum"
+	case w.p.ICMPType > lastICMPType:
+		wrong = "unknown type"
+	}
+	if wrong != "" {
 		n.stats["error"]++
-		w.say("nf_conntrack_icmpv4_error", "invalid: bad checksum or unknown type")
-		return
+		w.say("nf_conntrack_icmpv4_error", "invalid: "+wrong)
+		return false
 	}
-	if !w.p.IsError() {
-		n.notModelled("ICMP type %d: %s", w.p.ICMPType, w.p.Line())
-		return
+	if w.p.IsError() {
+		n.inetError(w)
+		return false
 	}
-	n.inetError(w)
+	return true
 }
 
 // inetError is nf_conntrack_inet_error: the quoted packet's tuple, inverted, is looked up. The error is
 // RELATED to the entry and changes nothing of it: no refresh, no reply, no accounting.
 func (n *Namespace) inetError(w *walk) {
-	if w.p.About == nil {
+	if !quoted(w.p) {
 		n.stats["error"]++
-		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet")
+		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet whose ports or type could be read")
 		return
 	}
 	inv, ok := w.p.About.Tuple().Inverse()
@@ -56,6 +65,10 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 		return false
 	}
 	const done = conntrack.SrcNATDone | conntrack.DstNATDone
+	if w.p.Bad == "checksum" { // with nf_conntrack_checksum=0, or one that the namespace itself sent
+		w.drop("nf_nat_icmp_reply_translation", "bad checksum")
+		return false
+	}
 	if w.p.ICMPType == redirectType && (!w.ct.status.Has(done) || w.ct.status&(conntrack.SrcNAT|conntrack.DstNAT) != 0) {
 		w.drop("nf_nat_icmp_reply_translation", "a redirect about a flow with NAT")
 		return false
@@ -77,13 +90,8 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	}
 	outer, _ := other.Inverse()
 	w.own()
-	if m == srcManip {
-		w.p.About.Dst, w.p.About.DstPort = other.Dst, other.DstPort
-		w.p.Src = outer.Src
-	} else {
-		w.p.About.Src, w.p.About.SrcPort = other.Src, other.SrcPort
-		w.p.Dst = outer.Dst
-	}
+	rewrite(w.p.About, other, dstManip-m)
+	rewrite(w.p, outer, m)
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
 	return true
 }
@@ -99,7 +107,11 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if about.p.IsError() {
+	if about.p.Proto == conntrack.ICMP && about.p.Bad == "short" {
+		n.notModelled("is there an answer to an ICMP packet that may be too short to have a type? %s", about.p.Line())
+		return
+	}
+	if isErrorToStack(about.p) {
 		return // never an error about an error
 	}
 	r, ok := n.routeOut(about.p.Src)

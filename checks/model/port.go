@@ -74,7 +74,8 @@ func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange, at conntr
 			n.evict(e, "expired, collected")
 			continue
 		}
-		cur.Src, cur.SrcPort = e.reply.Dst, e.reply.DstPort
+		mapped, _ := e.reply.Inverse()
+		cur.Src, cur.SrcPort = mapped.Src, mapped.SrcPort
 		return cur, true
 	}
 }
@@ -85,7 +86,8 @@ func (n *Namespace) newestFrom(t conntrack.Tuple, r natRange) (newest *entry) {
 		if !e.bySource || newest != nil && e.serial < newest.serial || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
 			continue
 		}
-		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
+		mapped, _ := e.reply.Inverse()
+		if r.holdsAddr(mapped.Src) && r.holdsPort(mapped.SrcPort) {
 			newest = e
 		}
 	}
@@ -156,8 +158,9 @@ func jhash4(k, initval uint32) uint32 {
 	return c
 }
 
+// setPort sets the port of one end, or the one id that an ICMP query has.
 func setPort(t *conntrack.Tuple, m manip, port uint16) {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		t.DstPort = port
 	} else {
 		t.SrcPort = port
@@ -165,7 +168,7 @@ func setPort(t *conntrack.Tuple, m manip, port uint16) {
 }
 
 func portOf(t conntrack.Tuple, m manip) uint16 {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		return t.DstPort
 	}
 	return t.SrcPort
@@ -191,11 +194,15 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort {
+	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi
-	if !r.hasPort {
+	switch {
+	case r.hasPort:
+	case isICMP(t.Proto):
+		lo, hi = n.idRange()
+	default:
 		lo, hi = portClass(t.SrcPort)
 	}
 	s := search{n: n, w: w, t: t, m: m, lo: lo, size: int(hi-lo) + 1}
