@@ -33,7 +33,7 @@ func (n *Namespace) inetError(w *walk) {
 	inv, ok := w.p.About.Tuple().Inverse()
 	if ok {
 		var r ref
-		if r, ok = n.find(inv, w.at); ok && r.tuple().Dst == w.p.Dst {
+		if r, ok = n.lookup(w, inv); ok && r.tuple().Dst == w.p.Dst {
 			w.ct, w.info = r.e, related
 			if r.dir == reply {
 				w.info = relatedReply

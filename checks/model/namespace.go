@@ -40,7 +40,8 @@ type Namespace struct {
 	links     map[string]*link
 	routes    []Route
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
-	byTuple   map[conntrack.Tuple]ref
+	bySlot    map[slot]ref
+	listings  int // entries that were put into the table
 	neigh     map[Neighbour]*neighState
 	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
@@ -59,6 +60,7 @@ type Namespace struct {
 	indexes   int
 	holds     []conntrack.Hold
 	waiting   []*walk // packets that are held, in the order of arrival
+	pressed   bool    // an early drop has found nothing
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
@@ -88,6 +90,8 @@ func (r Route) String() string {
 type entry struct {
 	serial      int
 	orig, reply conntrack.Tuple
+	zone        zone
+	listed      int // when it was put into the table, in the order of such; 0 while it was not
 	status      conntrack.Status
 	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
 	relative    int64          // ticks, while it is unconfirmed
@@ -133,7 +137,7 @@ func New(cfg Config) *Namespace {
 	}
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(),
-		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
+		sysctls: map[string]string{}, links: map[string]*link{}, bySlot: map[slot]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
@@ -161,12 +165,12 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 		}
 		return copied[e]
 	}
-	cp.entries, cp.byTuple = nil, map[conntrack.Tuple]ref{}
+	cp.entries, cp.bySlot = nil, make(map[slot]ref, len(n.bySlot))
 	for _, e := range n.entries {
 		cp.entries = append(cp.entries, clone(e))
 	}
-	for t, r := range n.byTuple {
-		cp.byTuple[t] = ref{clone(r.e), r.dir}
+	for s, r := range n.bySlot {
+		cp.bySlot[s] = ref{clone(r.e), r.dir}
 	}
 	cp.neigh = map[Neighbour]*neighState{}
 	for k, s := range n.neigh {

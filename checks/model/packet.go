@@ -45,6 +45,8 @@ type walk struct {
 	ct        *entry
 	info      ctInfo
 	mark      uint32
+	tmpl      *template
+	zone      zone
 	asked     bool
 	before    string // see Outcome
 	after     string
@@ -53,9 +55,8 @@ type walk struct {
 	dropped   string
 	held      conntrack.HoldPlace // where it waits, or ""
 	shared    bool                // it is an error about a packet that is on its way with the same entry
-	notrack   bool
-	delivered *conntrack.Packet // what the namespace's own stack got last
-	lefts     []Left            // what leaves because of it
+	delivered *conntrack.Packet   // what the namespace's own stack got last
+	lefts     []Left              // what leaves because of it
 }
 
 func (w *walk) say(fn, what string) { w.steps = append(w.steps, Step{w.hook, fn, what}) }
@@ -150,13 +151,15 @@ func (n *Namespace) track(w *walk) bool {
 	switch {
 	case w.ct != nil || w.info == untracked:
 		w.say("nf_conntrack_in", "seen before, as "+w.info.String()+": left alone")
-	case w.notrack:
+	case w.tmpl != nil && w.tmpl.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
 	case n.tracking():
+		w.zone = w.tmpl.zoneOf(w.mark)
 		n.conntrackIn(w)
 	}
-	return true
+	w.tmpl = nil
+	return w.dropped == ""
 }
 
 // table walks a table's chain at the present hook; false means dropped.
@@ -167,7 +170,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	ev := w.evaluation(n)
 	v := ev.walk(n.rules, name, w.hook)
 	w.mark = ev.mark
-	w.notrack = w.notrack || ev.notrack
+	w.tmpl = ev.tmpl
 	if v != dropped {
 		if name == "filter" || ev.by != "" {
 			w.say(n.chainWalker(), fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
