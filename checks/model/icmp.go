@@ -42,7 +42,7 @@ func (n *Namespace) inetError(w *walk) {
 	inv, ok := w.p.About.Tuple().Inverse()
 	if ok {
 		var r ref
-		if r, ok = n.find(inv, w.at); ok && r.tuple().Dst == w.p.Dst {
+		if r, ok = n.lookup(w, inv); ok && r.tuple().Dst == w.p.Dst {
 			w.ct, w.info = r.e, related
 			if r.dir == reply {
 				w.info = relatedReply
@@ -130,7 +130,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
-	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
+	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo, shared: true}
 	if about.ct != nil {
 		w.info = relatedReply
 		if about.info.dir() == reply {

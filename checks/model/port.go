@@ -38,10 +38,10 @@ func (r natRange) holdsPort(p uint16) bool { return !r.hasPort || r.lo <= p && p
 func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 	if m == srcManip && !r.random {
 		if r.holdsAddr(cur.Src) && r.holdsPort(cur.SrcPort) { // nf_in_range
-			if !n.tupleTaken(cur, w) {
+			if !n.tupleTakenNew(cur, w) {
 				return cur
 			}
-		} else if t, ok := n.appropriateSource(cur, r, w.at); ok && !n.tupleTaken(t, w) {
+		} else if t, ok := n.appropriateSource(w.ct, cur, r, w.at); ok && !n.tupleTaken(t, w) {
 			w.say("find_appropriate_src", "another flow of this source has "+t.String())
 			return t
 		}
@@ -63,9 +63,9 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 // was mapped to, if the range allows it. Whether that is still free is another question. An entry that was
 // deleted is in the by-source list for as long as a packet that waits for its neighbour holds it; one whose time is up,
 // until it is collected, which may have happened at any moment.
-func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
+func (n *Namespace) appropriateSource(own *entry, cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
 	for {
-		e := n.newestFrom(cur, r)
+		e := n.newestFrom(own, cur, r)
 		if e == nil {
 			return cur, false
 		}
@@ -80,10 +80,11 @@ func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange, at conntr
 	}
 }
 
-// newestFrom is the newest entry in the by-source list with the tuple's source whose mapping is in the range.
-func (n *Namespace) newestFrom(t conntrack.Tuple, r natRange) (newest *entry) {
-	for _, e := range slices.Concat(n.entries, n.heldDying()) {
-		if !e.bySource || newest != nil && e.serial < newest.serial || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
+// newestFrom is the newest entry in the by-source list, of the same zone and with the tuple's source, whose mapping is
+// in the range.
+func (n *Namespace) newestFrom(own *entry, t conntrack.Tuple, r natRange) (newest *entry) {
+	for _, e := range slices.Concat(n.entries, n.heldOutside()) {
+		if e.bySource == 0 || newest != nil && e.bySource <= newest.bySource || e.zone.in(original) != own.zone.in(original) || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
 			continue
 		}
 		mapped, _ := e.reply.Inverse()
@@ -178,12 +179,37 @@ func portOf(t conntrack.Tuple, m manip) uint16 {
 // original tuple does not count.
 func (n *Namespace) tupleTaken(t conntrack.Tuple, w *walk) bool {
 	inv, _ := t.Inverse()
-	r, ok := n.find(inv, w.at)
-	if !ok || r.e.orig == w.ct.orig {
+	for _, r := range n.bucket(inv, w.ct.zone.in(reply), w.ct.zone) {
+		switch {
+		case n.expired(r.e, w.at):
+			n.evict(r.e, "expired")
+		case !w.ct.sameOriginal(r.e):
+			n.stats["found"]++
+			return true
+		}
+	}
+	return false
+}
+
+// sameOriginal reports whether two entries are of the same flow: the clash of such is left to be resolved later.
+func (e *entry) sameOriginal(o *entry) bool {
+	return e.orig == o.orig && e.zone.in(original) == o.zone.in(original)
+}
+
+// tupleTakenNew is nf_nat_used_tuple_new (6.12): a tuple that is to stay as it is counts as free although it is
+// taken, if the entry that has it is the same flow, seen from its other end, and without NAT.
+func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
+	if !n.tupleTaken(t, w) {
 		return false
 	}
-	n.stats["found"]++
-	return true
+	if n.cfg.Profile.Clash != ClashMergesCrosswise || !allowsClash(t.Proto) || w.ct.status&usesNAT != 0 {
+		return true
+	}
+	r, ok := n.findIn(w.ct.zone, t, w.at)
+	if !ok {
+		return false
+	}
+	return r.dir != reply || r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
 }
 
 // maxAttempts is how many ports in a row a search tries at first (NF_NAT_MAX_ATTEMPTS); each further
@@ -273,8 +299,7 @@ func (s *search) free(i int) bool {
 	t := s.t
 	setPort(&t, s.m, s.lo+uint16((i%s.size+s.size)%s.size))
 	inv, _ := t.Inverse()
-	r, ok := s.n.byTuple[inv]
-	return !ok || r.e.orig == s.w.ct.orig
+	return !slices.ContainsFunc(s.n.bucket(inv, s.w.ct.zone.in(reply), s.w.ct.zone), func(r ref) bool { return !s.w.ct.sameOriginal(r.e) })
 }
 
 func (s *search) anyFree() bool {

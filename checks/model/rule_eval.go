@@ -19,13 +19,13 @@ type evaluation struct {
 	asked   []string // NAT rules that matched, for the story
 	by      string   // the rule that gave the verdict, "" if it was the policy
 	nat     func(target) verdict
-	notrack bool
+	tmpl    *template
 	reject  *uint8 // the ICMP code with which a rule rejects the packet
 	hotdrop bool   // a match refused to look at the packet, which is dropped
 }
 
 func (w *walk) evaluation(n *Namespace) *evaluation {
-	return &evaluation{ns: n, p: w.p, in: w.in, out: w.out, mark: w.mark, ct: w.ct, info: w.info}
+	return &evaluation{ns: n, p: w.p, in: w.in, out: w.out, mark: w.mark, ct: w.ct, info: w.info, tmpl: w.tmpl}
 }
 
 // verdict is what a chain says.
@@ -118,8 +118,12 @@ func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 		return e.run(t, t.chain(r.target.chain)), true
 	case "MARK":
 		e.mark = e.mark&^r.target.mask ^ r.target.mark
+	case "CONNMARK":
+		e.applyConnmark(r.target.cmark)
 	case "CT":
-		e.notrack = true
+		if e.ct == nil && e.info != untracked && e.tmpl == nil { // the first one decides
+			e.tmpl = &r.target.tmpl
+		}
 	case "REJECT":
 		e.by = r.name(t)
 		e.reject = &r.target.code

@@ -61,7 +61,7 @@ func (r Report) Verdict() Verdict {
 // Summary is the line that each run prints.
 func (r Report) Summary() string {
 	free, kinds := 0, []string{}
-	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseOrder} {
+	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseVictim, model.ChooseOrder} {
 		if n := r.Free[k]; n > 0 {
 			free += n
 			kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
