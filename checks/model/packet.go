@@ -180,7 +180,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	if ev.reject == nil {
 		return false
 	}
-	if w.p.Bad != "checksum" { // nf_send_unreach answers no packet that it knows to be broken
+	if w.p.Bad == "" || w.p.Bad == "length" { // nf_send_unreach answers no packet whose checksum is wrong, or not there
 		n.ownError(w, 3, *ev.reject)
 	}
 	return false

@@ -41,7 +41,7 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 			if !n.tupleTaken(cur, w) {
 				return cur
 			}
-		} else if t, ok := n.appropriateSource(cur, r); ok && !n.tupleTaken(t, w) {
+		} else if t, ok := n.appropriateSource(cur, r, w.at); ok && !n.tupleTaken(t, w) {
 			w.say("find_appropriate_src", "another flow of this source has "+t.String())
 			return t
 		}
@@ -61,19 +61,35 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 
 // appropriateSource is find_appropriate_src: what the newest entry with the same source address and port
 // was mapped to, if the range allows it. Whether that is still free is another question. An entry that was
-// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it.
-func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrack.Tuple, bool) {
-	found, newest := cur, 0
+// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it; one whose time is up,
+// until it is collected, which may have happened at any moment.
+func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
+	for {
+		e := n.newestFrom(cur, r)
+		if e == nil {
+			return cur, false
+		}
+		if !e.status.Has(conntrack.Dying) && e.expiry.From <= at.To && n.choose(Choice{Kind: ChooseTiming, Options: 2,
+			Subject: "is " + e.orig.Line() + ", whose time is up, still in the by-source list?"}) != 0 {
+			n.evict(e, "expired, collected")
+			continue
+		}
+		cur.Src, cur.SrcPort = e.reply.Dst, e.reply.DstPort
+		return cur, true
+	}
+}
+
+// newestFrom is the newest entry in the by-source list with the tuple's source whose mapping is in the range.
+func (n *Namespace) newestFrom(t conntrack.Tuple, r natRange) (newest *entry) {
 	for _, e := range slices.Concat(n.entries, n.heldDying()) {
-		if !e.bySource || e.serial < newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
+		if !e.bySource || newest != nil && e.serial < newest.serial || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
 			continue
 		}
 		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
-			newest = e.serial
-			found.Src, found.SrcPort = e.reply.Dst, e.reply.DstPort
+			newest = e
 		}
 	}
-	return found, newest > 0
+	return newest
 }
 
 // bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
