@@ -31,26 +31,38 @@ const (
 	places
 )
 
-// behindConntrack is the priority right behind NF_IP_PRI_CONNTRACK.
-const behindConntrack = -199
+// Priorities right behind NF_IP_PRI_CONNTRACK: of a Watch, and of what records CTInfos.
+const (
+	behindConntrack = -199
+	behindWatch     = -198
+)
 
 // lastPriority is the last that a BPF link may have (bpf_nf_check_pf_and_hooks and nf_confirm, which has the very last;
 // net/netfilter/nf_bpf_link.c, 6.18).
 const lastPriority = math.MaxInt32 - 1
 
+// Hooks by their numbers (enum nf_inet_hooks).
+const (
+	hookPrerouting link.NetfilterInetHook = iota
+	hookLocalIn
+	hookForward
+	hookLocalOut
+	hookPostrouting
+)
+
 // hook of the place, and the priority there.
 func (p Place) hook() (hook link.NetfilterInetHook, priority int32) {
 	switch p {
 	case Prerouting:
-		return 0, behindConntrack
+		return hookPrerouting, behindConntrack
 	case LocalIn:
-		return 1, lastPriority
+		return hookLocalIn, lastPriority
 	case Forward:
-		return 2, lastPriority
+		return hookForward, lastPriority
 	case LocalOut:
-		return 3, behindConntrack
+		return hookLocalOut, behindConntrack
 	}
-	return 4, lastPriority
+	return hookPostrouting, lastPriority
 }
 
 // Attachment is what skb->_nfct holds: what connection tracking thinks of a packet, and its entry.
@@ -93,7 +105,9 @@ type Glance struct {
 // BPF makes BPF programs that look at packets between the hooks of a namespace (netfilter links, Linux 6.4). They change
 // nothing. It needs root.
 type BPF struct {
-	nfct int16 // where sk_buff has what connection tracking attached
+	nfct, length, data int16 // in struct sk_buff: what connection tracking attached; bytes from data on; the network header
+	in                 int16 // in struct nf_hook_state: the device
+	ifindex            int16 // in struct net_device
 }
 
 // OpenBPF finds out what the programs need to know of this kernel. Whether it takes them, only trying tells.
@@ -103,11 +117,19 @@ func OpenBPF() (*BPF, error) {
 		return nil, err
 	}
 	defer func() { _ = types.close() }() // it was only read
-	nfct, err := types.offset("sk_buff", "_nfct")
-	if err != nil {
-		return nil, err
+	b := &BPF{}
+	for _, f := range []struct {
+		structure, field string
+		offset           *int16
+	}{
+		{"sk_buff", "_nfct", &b.nfct}, {"sk_buff", "len", &b.length}, {"sk_buff", "data", &b.data},
+		{"nf_hook_state", "in", &b.in}, {"net_device", "ifindex", &b.ifindex},
+	} {
+		if *f.offset, err = types.offset(f.structure, f.field); err != nil {
+			return nil, err
+		}
 	}
-	return &BPF{nfct: nfct}, nil
+	return b, nil
 }
 
 // Watch counts the packets of a namespace, IPv4 and IPv6, at each Place, and keeps what was attached to the last one. The numbers
@@ -158,7 +180,8 @@ func (w *Watch) attach(b *BPF, ns *netns.NS, p Place) error {
 		return err
 	}
 	defer prog.Close()
-	l, err := attachNetfilter(ns, prog, p)
+	hook, priority := p.hook()
+	l, err := attachNetfilter(ns, prog, hook, priority)
 	w.links = append(w.links, l...)
 	return err
 }
@@ -178,9 +201,8 @@ func (b *BPF) count(slots, offset int) asm.Instructions {
 	}
 }
 
-// attachNetfilter links a program at a place of a namespace, for IPv4 and IPv6. The links go with their descriptors.
-func attachNetfilter(ns *netns.NS, prog *ebpf.Program, p Place) (links []link.Link, err error) {
-	hook, priority := p.hook()
+// attachNetfilter links a program in a namespace, for IPv4 and IPv6. The links go with their descriptors.
+func attachNetfilter(ns *netns.NS, prog *ebpf.Program, hook link.NetfilterInetHook, priority int32) (links []link.Link, err error) {
 	err = ns.Do(func() error {
 		for _, family := range []link.NetfilterProtocolFamily{link.NetfilterProtoIPv4, link.NetfilterProtoIPv6} {
 			l, err := link.AttachNetfilter(link.NetfilterOptions{Program: prog, ProtocolFamily: family, Hook: hook, Priority: priority})
