@@ -364,4 +364,3 @@ func (s *story) replay(t *testing.T, d *datadriven.TestData) string {
 	}
 	return out.String()
 }
-
