@@ -239,7 +239,7 @@ func (s *story) tell(r Record) {
 	s.tellLefts()
 	s.tellTable(r)
 	for _, e := range s.h.events {
-		s.say("event %s %s", e.Kind, entryLine(e.Predicted, e.At.To, e.Gone && (e.Expired || !s.h.profile.DestroyTimeout)))
+		s.say("event %s %s", e.Kind, s.eventLine(e))
 	}
 	s.h.events = nil
 	if rest := s.out.String(); len(rest) > told || r.Kind == Packet || r.Kind == Send || r.Kind == Get || r.Kind == Dump {
@@ -304,19 +304,25 @@ func (s *story) tellTable(r Record) {
 		return
 	}
 	for _, rd := range s.h.reading {
-		s.say("entry %s", entryLine(rd.versions[0], r.Span.To, false))
+		s.say("entry %s", entryAt(rd.versions[0], r.Span.To).String())
 	}
 	if len(s.h.reading) == 0 {
 		s.say("absent")
 	}
 }
 
-// entryLine is the entry as a reader finds it at a tick.
-func entryLine(p model.Predicted, at conntrack.Tick, noTimeout bool) string {
+// entryAt is the entry as a reader finds it at a tick.
+func entryAt(p model.Predicted, at conntrack.Tick) *conntrack.Entry {
 	e := p.Entry
 	e.Known &^= conntrack.HasID
 	e.Timeout = uint32(max(0, int64(p.Expiry.From-at)/storyHZ))
-	if noTimeout {
+	return &e
+}
+
+// eventLine is the entry as an event tells of it: a DESTROY has no time left where that is less than a second.
+func (s *story) eventLine(ev model.Event) string {
+	e := entryAt(ev.Predicted, ev.At.To)
+	if ev.Gone && (ev.Expired || e.Timeout == 0 || !s.h.profile.DestroyTimeout) {
 		e.Known &^= conntrack.HasTimeout
 	}
 	return e.String()
