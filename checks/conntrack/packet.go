@@ -47,6 +47,17 @@ func (p *Packet) Tuple() Tuple {
 	return t
 }
 
+// HasTuple reports whether a packet that is cut short still has the ports of its tuple: 4 bytes behind the IP header
+// (nf_ct_get_tuple in net/netfilter/nf_conntrack_core.c).
+func (p *Packet) HasTuple() bool {
+	const ports = 4
+	header := 20
+	if !p.Src.Is4() {
+		header = 40
+	}
+	return HasPorts(p.Proto) && p.Len >= header+ports
+}
+
 // IsFragment reports whether the packet is a part of a larger one.
 func (p *Packet) IsFragment() bool { return p.Offset > 0 || p.More }
 

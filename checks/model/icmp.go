@@ -150,12 +150,24 @@ func (n *Namespace) peer(a netip.Addr, at conntrack.Span) *peer {
 	return n.peers[a]
 }
 
+// fill puts a token into the bucket for each tick since the last time, up to a limit. A lazy one is left alone within a
+// tick, and so may hold more than the limit.
+func (p *peer) fill(at conntrack.Span, limit int64, lazy bool) {
+	least := min(p.least+max(0, int64(at.From-p.last.To)), limit)
+	most := min(p.most+max(0, int64(at.To-p.last.From)), limit)
+	switch {
+	case !lazy || at.From > p.last.To:
+		p.least, p.most = least, most
+	case at.To > p.last.From:
+		p.least, p.most = min(p.least, least), max(p.most, most)
+	}
+}
+
 // take fills the bucket with the time that has passed, up to a limit, and takes the cost of an error out of
 // it, if it is there.
 func (n *Namespace) take(to netip.Addr, at conntrack.Span, cost, limit int64) bool {
 	p := n.peer(to, at)
-	p.least = min(p.least+max(0, int64(at.From-p.last.To)), limit)
-	p.most = min(p.most+int64(at.To-p.last.From), limit)
+	p.fill(at, limit, n.cfg.Profile.LazyTokens)
 	p.last = at
 	switch {
 	case p.most < cost:

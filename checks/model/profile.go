@@ -36,6 +36,9 @@ type Profile struct {
 	WholeRange bool
 	// RandomDestination: a search for a destination port starts anywhere (5.0 to 6.7), else at the first one.
 	RandomDestination bool
+	// LazyTokens: the tokens of ICMP errors are counted anew, and cut to their limit, only in a tick in which they were not yet
+	// (inet_peer_xrlim_allow in net/ipv4/inetpeer.c, from 6.14; seen on 6.18).
+	LazyTokens bool
 	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
 	// This is a matter of the program, not of the release.
 	Legacy     bool
@@ -56,7 +59,7 @@ func profiles() []Profile {
 		{Name: "6.1", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.6", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.12", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
+		{Name: "6.18", LazyTokens: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
 	}
 }
 

@@ -119,7 +119,7 @@ func (n *Namespace) evict(e *entry, why string) {
 // conntrackIn is nf_conntrack_in (nf_conntrack_core.c): find or make the entry, run the L4 tracker,
 // note a first reply.
 func (n *Namespace) conntrackIn(w *walk) {
-	if w.p.Bad == "short" || w.p.Bad == "fragment" {
+	if w.p.Bad == "short" && !w.p.HasTuple() || w.p.Bad == "fragment" {
 		n.stats["invalid"]++
 		w.say("nf_conntrack_in", "invalid: the L4 header cannot be read")
 		return
