@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/model"
+	storyfile "ctlab/internal/story"
 )
 
 const played = "../model/testdata/stories"
@@ -66,22 +66,19 @@ func isFromKernel(t *testing.T, file string) bool {
 // story is a namespace that is being told of.
 type story struct {
 	h       *hypothesis
-	inputs  []Record // all so far
-	answers []int    // to the choices that come
+	lines   storyfile.Lines
+	answers []int // to the choices that come
 	brief   bool
-	packets int
 	out     strings.Builder
 }
-
-const storyHZ = 250
 
 func newStory(release string) *story {
 	p, err := model.ProfileFor(release)
 	if err != nil {
 		panic(err)
 	}
-	s := &story{h: &hypothesis{profile: p, hz: storyHZ, ids: map[int]uint32{}, done: map[*act]int{}}}
-	s.h.ns = model.New(model.Config{Profile: p, HZ: storyHZ, Chooser: s.choose})
+	s := &story{h: &hypothesis{profile: p, hz: storyfile.HZ, ids: map[int]uint32{}, done: map[*act]int{}}}
+	s.h.ns = model.New(model.Config{Profile: p, HZ: storyfile.HZ, Chooser: s.choose})
 	return s
 }
 
@@ -106,7 +103,7 @@ func (s *story) do(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "profile":
 		*s = *newStory(d.CmdArgs[0].Key)
-		s.h.ns = model.New(model.Config{Profile: s.h.profile, HZ: storyHZ, Chooser: s.choose})
+		s.h.ns = model.New(model.Config{Profile: s.h.profile, HZ: storyfile.HZ, Chooser: s.choose})
 	case "given":
 		for _, name := range d.CmdArgs {
 			text, err := os.ReadFile(filepath.Join(played, "given", name.Key))
@@ -122,7 +119,7 @@ func (s *story) do(t *testing.T, d *datadriven.TestData) string {
 				s.answers = numbersOf(t, d, a.Vals)
 			}
 		}
-		s.play(t, d, s.read(t, d, d.Input))
+		s.play(s.read(t, d, d.Input))
 	case "replay":
 		return s.replay(t, d)
 	default:
@@ -145,31 +142,18 @@ func numbersOf(t *testing.T, d *datadriven.TestData, words []string) (out []int)
 	return out
 }
 
-// give applies inputs that stand without a time; they tell nothing, unless they are refused.
+// give applies inputs that stand without a time; they tell nothing.
 func (s *story) give(t *testing.T, d *datadriven.TestData, input string) {
-	var lines []string
-	for line := range strings.Lines(input) {
-		if line = strings.TrimRight(line, "\n"); line != "" && line[0] != '#' && line[0] != '\t' {
-			line = "0 " + line
-		}
-		lines = append(lines, line)
-	}
 	s.brief = true
-	s.play(t, d, s.read(t, d, strings.Join(lines, "\n")))
+	s.play(s.read(t, d, storyfile.Given(input)))
 	s.out.Reset()
 }
 
-var ticksWord = regexp.MustCompile(`^\d+(\.\.\d+)?$`)
-
-// read reads the inputs of a story, in the words of a trace but for the column of what is in and seen, and
-// for the ticks where they follow from the time.
+// read reads inputs as records of a trace.
 func (s *story) read(t *testing.T, d *datadriven.TestData, input string) []Record {
-	p := &parser{cur: &Trace{Header: Header{HZ: storyHZ}}}
+	p := &parser{cur: &Trace{Header: Header{HZ: storyfile.HZ}}}
 	for line := range strings.Lines(input) {
-		line = strings.TrimRight(line, "\n")
-		if line != "" && line[0] != '#' && line[0] != '\t' {
-			line = s.complete(line)
-		}
+		line = s.lines.Line(strings.TrimRight(line, "\n"))
 		if err := p.read(line); err != nil {
 			d.Fatalf(t, "%q: %v", line, err)
 		}
@@ -177,42 +161,8 @@ func (s *story) read(t *testing.T, d *datadriven.TestData, input string) []Recor
 	return p.cur.Records
 }
 
-func (s *story) complete(line string) string {
-	at, rest, _ := strings.Cut(line, " ")
-	ticks, after, ok := strings.Cut(rest, " ")
-	if ok && ticksWord.MatchString(ticks) {
-		rest = after
-	} else {
-		when, _ := strconv.ParseFloat(at, 64)
-		ticks = strconv.Itoa(int(when*storyHZ + 0.001))
-	}
-	kind, _, _ := strings.Cut(rest, " ")
-	side := "in"
-	switch Kind(kind) {
-	case Count: // a number belongs to it
-		rest, side = "count 0", "seen"
-	case Stats, Hits:
-		side = "seen"
-	case Packet, Send:
-		s.packets++
-		if !strings.Contains(rest, " len ") {
-			head, about, quotes := strings.Cut(rest, " about ")
-			head, bad, broken := strings.Cut(head, " bad ")
-			rest = fmt.Sprintf("%s len 60 ttl 64 ip-id %d", head, s.packets)
-			if broken {
-				rest += " bad " + bad
-			}
-			if quotes {
-				rest += " about " + about + " len 60 ttl 63 ip-id 0"
-			}
-		}
-	}
-	return strings.Join([]string{side, at, ticks, rest}, " ")
-}
-
-func (s *story) play(t *testing.T, d *datadriven.TestData, records []Record) {
+func (s *story) play(records []Record) {
 	for _, r := range records {
-		s.inputs = append(s.inputs, r)
 		s.tell(r)
 	}
 }
@@ -315,7 +265,7 @@ func (s *story) tellTable(r Record) {
 func entryAt(p model.Predicted, at conntrack.Tick) *conntrack.Entry {
 	e := p.Entry
 	e.Known &^= conntrack.HasID
-	e.Timeout = uint32(max(0, int64(p.Expiry.From-at)/storyHZ))
+	e.Timeout = uint32(max(0, int64(p.Expiry.From-at)/storyfile.HZ))
 	return &e
 }
 
