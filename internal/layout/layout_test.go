@@ -40,8 +40,10 @@ var allowed = map[string]struct {
 		"checks/trace", "checks/kernel", "checks/observe", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
 	"lab/fuzz": {ours: []string{"topology", "checks/conntrack", "checks/model", "checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns"},
 		others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink"}},
-	"internal/guest": {others: []string{"golang.org/x/sys"}},
-	"labs":           {},
+	"internal/story":  {},
+	"internal/mutate": {others: []string{"golang.org/x/tools/go"}},
+	"internal/guest":  {others: []string{"golang.org/x/sys"}},
+	"labs":            {},
 	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "lab/fuzz", "labs", "checks/model", "checks/trace", "topology", "internal/guest", "internal/program"},
 		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys/unix"}},
 }
