@@ -478,3 +478,14 @@ func clip(text string) string {
 	}
 	return text[:cut] + "..."
 }
+
+// ParseEntryWords reads the words of a wanted entry whose tuple is left out, such as "seen-reply 30s".
+func ParseEntryWords(line string, proto uint8) (EntryWant, *LineError) {
+	r := newLineReader(line, nil)
+	any := EndpointWant{MaxPort: 65535}
+	r.w.Proto, r.w.Orig = proto, TupleWant{any, any}
+	for r.more() {
+		r.word()
+	}
+	return r.w, r.err
+}
