@@ -250,6 +250,7 @@ type Step struct {
 	HasSet           bool
 
 	Packet *checks.Crafted // packet; it is put on the wire On
+	Text   string          // packet: as it is written
 
 	Wait time.Duration // wait
 
@@ -288,6 +289,8 @@ func (s *Step) Title() string {
 		return "restart " + s.Server
 	case SetBackends:
 		return "backends " + s.Service
+	case PutPacket:
+		return "packet " + s.Text
 	case Wait:
 		return "wait " + s.Wait.String()
 	case Exec:

@@ -91,8 +91,12 @@ func packetStepKeys() []key[*stepDraft] {
 
 // readPacket reads a packet and finds its wire.
 func readPacket(d *decoder, s *stepDraft, f field) {
-	if p, ok := d.packet(f); ok {
-		s.Packet = &p
+	if line := d.packetLine(f); line != "" {
+		if p, err := checks.ParsePacket(line, d.resolve); err != nil {
+			d.failPacket(f, err)
+		} else {
+			s.Packet, s.Text = &p, line
+		}
 	}
 	if on, given := s.own["on"]; given {
 		d.wireOf(s, on)
@@ -130,19 +134,6 @@ func (d *decoder) wireOf(s *stepDraft, f field) {
 	default:
 		s.On = n.Name
 	}
-}
-
-// packet reads a packet to be made: its line, or a map.
-func (d *decoder) packet(f field) (checks.Crafted, bool) {
-	line := d.packetLine(f)
-	if line == "" {
-		return checks.Crafted{}, false
-	}
-	p, err := checks.ParsePacket(line, d.resolve)
-	if err != nil {
-		d.failPacket(f, err)
-	}
-	return p, err == nil
 }
 
 // wantedPacket reads a packet of which what is not written is not compared.

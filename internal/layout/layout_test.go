@@ -37,7 +37,7 @@ var allowed = map[string]struct {
 	"lab/play":         {ours: []string{"lab", "checks", "checks/conntrack", "checks/model", "topology/service"}, pure: true},
 	"lab/sim":          {ours: []string{"lab", "lab/play", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
 	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
-		"checks/trace", "checks/kernel", "checks/observe", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
+		"checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
 	"internal/guest": {others: []string{"golang.org/x/sys"}},
 	"labs":           {},
 	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology", "internal/guest", "internal/program"},

@@ -78,6 +78,8 @@ func (t *text) said(s *lab.StepResult) []string {
 		return []string{t.backendsSet(s)}
 	case lab.Exec:
 		return programs(out.Programs)
+	case lab.PutPacket:
+		return t.sent(out.Sent)
 	case lab.Check:
 		return []string{t.checked(out)}
 	}
