@@ -23,6 +23,15 @@ func (n *Namespace) Fingerprint() string {
 			}
 		}
 	}
+	for _, h := range n.holds {
+		fmt.Fprintln(&b, h)
+	}
+	for _, w := range n.waiting {
+		fmt.Fprintln(&b, w.held, w.p.Line(), w.in, w.out, w.hop, w.local, w.info, w.mark, w.notrack)
+		if w.ct != nil {
+			fmt.Fprintln(&b, w.ct.fingerprint())
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(n.rules.tables)) {
 		for _, c := range n.rules.tables[name].chains {
 			fmt.Fprintln(&b, name, c.name, c.policy)

@@ -106,7 +106,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
-	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
+	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo, shared: true}
 	if about.ct != nil {
 		w.info = relatedReply
 		if about.info.dir() == reply {

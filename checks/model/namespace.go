@@ -55,7 +55,10 @@ type Namespace struct {
 	lastRange natRange              // of the last rule that gave a mapping
 	foundMore uint32                // how far above Stats the counter "found" may lie
 	serial    int
+	sourced   int // entries that were put in the by-source list
 	indexes   int
+	holds     []conntrack.Hold
+	waiting   []*walk // packets that are held, in the order of arrival
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
@@ -93,10 +96,10 @@ type entry struct {
 	events      bool
 	count       [2]conntrack.Counters
 	mark        uint32
-	masqueraded int  // the index of the device for which the source was masqueraded, or 0
-	bySource    bool // in the by-source list of NAT
+	masqueraded int // the index of the device for which the source was masqueraded, or 0
+	bySource    int // its place in the by-source list of NAT, the newest with the highest number, or 0
 	pending     eventBits
-	held        int // packets that wait for a neighbour and hold a reference
+	held        int // packets that wait, at a hold or for a neighbour, and so refer to it
 	touched     conntrack.Span
 	whyStatus   string
 	whyTimeout  string
@@ -172,6 +175,10 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from})
 		}
 		cp.neigh[k] = ns
+	}
+	cp.holds, cp.waiting = slices.Clone(n.holds), nil
+	for _, w := range n.waiting {
+		cp.waiting = append(cp.waiting, w.clone(clone))
 	}
 	cp.peers = map[netip.Addr]*peer{}
 	for a, p := range n.peers {
@@ -306,16 +313,16 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 
 // tracking reports whether the conntrack hooks are registered.
 func (n *Namespace) tracking() bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack()
+	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack() || len(n.holds) > 0
 }
 
 // Stats are the counters of conntrack -S that have moved.
 func (n *Namespace) Stats() map[string]uint32 { return n.stats }
 
 // Count is the range in which the namespace's count of entries may lie. Besides the live ones it holds
-// those whose time may be up but that nothing has collected, and those that were taken out of the table
-// while a packet that waits for its neighbour still refers to them (nf_conntrack_free runs with the last
-// reference).
+// those whose time may be up but that nothing has collected, and those that are not in the table while a packet
+// that waits still refers to them (nf_conntrack_free runs with the last reference): they were taken out of it, or
+// are not confirmed yet.
 func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 	for _, e := range n.entries {
 		if e.expiry.From > at.To {
@@ -325,21 +332,32 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 			most++
 		}
 	}
-	held := len(n.heldDying())
+	held := len(n.heldOutside())
 	return least + held, most + held
 }
 
-// heldDying are the entries that are out of the table while a packet that waits for its neighbour still
-// refers to them.
-func (n *Namespace) heldDying() (held []*entry) {
-	for _, s := range n.neigh {
-		for _, q := range s.queue {
-			if q.ct != nil && q.ct.status.Has(conntrack.Dying) && !slices.Contains(held, q.ct) {
-				held = append(held, q.ct)
-			}
+// heldOutside are the entries that are not in the table while a packet that waits, for its neighbour or at a
+// hold, refers to them.
+func (n *Namespace) heldOutside() (held []*entry) {
+	note := func(e *entry) {
+		if e != nil && e.outside() && !slices.Contains(held, e) {
+			held = append(held, e)
 		}
 	}
+	for _, s := range n.neigh {
+		for _, q := range s.queue {
+			note(q.ct)
+		}
+	}
+	for _, w := range n.waiting {
+		note(w.ct)
+	}
 	return held
+}
+
+// outside reports whether an entry is not in the table: deleted, or not confirmed yet.
+func (e *entry) outside() bool {
+	return e.status.Has(conntrack.Dying) || !e.status.Has(conntrack.Confirmed)
 }
 
 // StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken

@@ -25,12 +25,13 @@ type Outcome struct {
 	Entry     *conntrack.Tuple // the original tuple of the packet's entry
 	Asked     bool             // the destination NAT rules were asked
 	Steps     []Step
-	Dropped   string            // where and why, or ""
-	Local     bool              // delivered to the namespace's own stack
-	Before    string            // the time left of the packet's entry, such as "3s"; "" where the packet made it
-	After     string            // and behind the packet; "" where the packet gave it none
-	Delivered *conntrack.Packet // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
-	Left      []Left            // what leaves because of it, now
+	Dropped   string              // where and why, or ""
+	Held      conntrack.HoldPlace // where it waits until it is released, or ""
+	Local     bool                // delivered to the namespace's own stack
+	Before    string              // the time left of the packet's entry, such as "3s"; "" where the packet made it
+	After     string              // and behind the packet; "" where the packet gave it none
+	Delivered *conntrack.Packet   // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
+	Left      []Left              // what leaves because of it, now
 }
 
 // walk is a packet on its way through the hooks.
@@ -50,6 +51,8 @@ type walk struct {
 	hook      string
 	steps     []Step
 	dropped   string
+	held      conntrack.HoldPlace // where it waits, or ""
+	shared    bool                // it is an error about a packet that is on its way with the same entry
 	notrack   bool
 	delivered *conntrack.Packet // what the namespace's own stack got last
 	lefts     []Left            // what leaves because of it
@@ -84,7 +87,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 }
 
 func (w *walk) outcome(n *Namespace) Outcome {
-	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
+	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Held: w.held, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
 	if n.tracking() {
 		o.CT = w.info.String()
 	}
@@ -238,7 +241,15 @@ func (n *Namespace) forward(w *walk) {
 
 func (n *Namespace) postrouting(w *walk) bool {
 	w.hook = "POSTROUTING"
-	return n.table(w, "mangle") && n.natHook(w, w.hook, srcManip) && n.confirm(w)
+	return n.table(w, "mangle") && n.pause(w, conntrack.BeforeSNAT) && n.behind(w, conntrack.BeforeSNAT)
+}
+
+// behind is what is left of POSTROUTING behind a place where a packet may have waited.
+func (n *Namespace) behind(w *walk, place conntrack.HoldPlace) bool {
+	if place == conntrack.BeforeSNAT && (!n.natHook(w, w.hook, srcManip) || !n.pause(w, conntrack.BeforeConfirm)) {
+		return false
+	}
+	return n.confirm(w)
 }
 
 // towards notes where a route leads.

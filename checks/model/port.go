@@ -64,12 +64,12 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 // deleted is in the by-source list for as long as a packet that waits for its neighbour holds it.
 func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrack.Tuple, bool) {
 	found, newest := cur, 0
-	for _, e := range slices.Concat(n.entries, n.heldDying()) {
-		if !e.bySource || e.serial < newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
+	for _, e := range slices.Concat(n.entries, n.heldOutside()) {
+		if e.bySource <= newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
 			continue
 		}
 		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
-			newest = e.serial
+			newest = e.bySource
 			found.Src, found.SrcPort = e.reply.Dst, e.reply.DstPort
 		}
 	}

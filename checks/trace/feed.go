@@ -70,10 +70,40 @@ func (h *hypothesis) feed(r Record) error {
 		default:
 			n.Unbind(s)
 		}
+	case Hold, Unhold, Release:
+		return h.feedHold(r)
 	case Link, Address, NoAddress, Routing, NoRouting:
 		return h.feedNetwork(r)
 	default:
 		return h.feedTable(r)
+	}
+	return nil
+}
+
+// feedHold handles packets that are held on their way.
+func (h *hypothesis) feedHold(r Record) error {
+	n := h.ns
+	switch r.Kind {
+	case Hold:
+		hold, err := conntrack.ParseHold(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Hold(hold)
+	case Unhold:
+		n.Unhold()
+	case Release:
+		nth, accept, err := parseRelease(r.Args)
+		if err != nil {
+			return err
+		}
+		held := n.Held()
+		if nth > len(held) {
+			return fmt.Errorf("the model holds %d packets", len(held))
+		}
+		o := n.Release(r.Span, nth, accept)
+		h.predict(o.Left)
+		h.packets = &trail{Handled{r, "", held[nth-1], o}, h.packets}
 	}
 	return nil
 }

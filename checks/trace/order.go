@@ -76,7 +76,7 @@ func takesTime(r Record) bool {
 		return false
 	}
 	switch r.Kind {
-	case Packet, Send, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
+	case Packet, Send, Release, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
 		return false
 	}
 	return true
@@ -121,7 +121,7 @@ func packetEnds(records []Record) map[int]time.Duration {
 	ends, open := map[int]time.Duration{}, map[key]int{}
 	for i, r := range records {
 		switch r.Kind {
-		case Send:
+		case Send, Release:
 			ends[i] = r.end()
 		case Packet, Left:
 			_, p, err := devicePacket(r.Args)

@@ -36,7 +36,10 @@ const (
 	Dump      Kind = "dump"
 	Delete    Kind = "delete" // TUPLE
 	Flush     Kind = "flush"
-	Create    Kind = "create" // ENTRY
+	Create    Kind = "create"  // ENTRY
+	Hold      Kind = "hold"    // HOLD: packets that it names wait in POSTROUTING from now on
+	Unhold    Kind = "unhold"  // no packet begins to wait from now on
+	Release   Kind = "release" // N accept|drop: the nth of those that wait goes on, or is dropped
 )
 
 // Seen: what the namespace was observed to do or to hold.
@@ -56,7 +59,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create:
+	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create, Hold, Unhold, Release:
 		return true
 	}
 	return false
