@@ -203,6 +203,8 @@ const (
 	SetRoute    Kind = "route"
 	Table       Kind = "conntrack"
 	PutPacket   Kind = "packet"
+	Hold        Kind = "hold"
+	Release     Kind = "release"
 	Wait        Kind = "wait"
 	Exec        Kind = "exec"
 	Check       Kind = "check"
@@ -250,7 +252,12 @@ type Step struct {
 	HasSet           bool
 
 	Packet *checks.Crafted // packet; it is put on the wire On
-	Text   string          // packet: as it is written
+	Text   string          // packet, and match of hold: as it is written
+
+	Hold    conntrack.Hold // hold: which packets wait on Nodes[0], and where
+	Packets int            // release: how many must wait
+	Order   []int          // release: by the numbers of arrival, from 1; none: all as they came
+	Drop    bool           // release: verdict: drop
 
 	Wait time.Duration // wait
 
@@ -291,6 +298,8 @@ func (s *Step) Title() string {
 		return "backends " + s.Service
 	case PutPacket:
 		return "packet " + s.Text
+	case Hold:
+		return "hold " + join(s.Nodes) + " " + s.Text
 	case Wait:
 		return "wait " + s.Wait.String()
 	case Exec:

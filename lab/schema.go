@@ -217,6 +217,8 @@ func packetShape() schema {
 // outShape is none, a node, or packets by nodes.
 func outShape() schema { return either(words("none"), identifier, valuesOf(ref("packet")))() }
 
+func holdShape() schema { return matching(formProtocol + ` +` + formTuple + ` *`) }
+
 func droppedShape() schema {
 	return matching(`routing|confirm|(?:raw|mangle|nat|filter) (?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)`)
 }

@@ -52,10 +52,12 @@ func stepKinds() []stepKind {
 		{name: SetRoute, does: "a node's routes change", value: identifier, read: readSetRoute, keys: routeKeys()},
 		{name: Table, does: "entries are deleted", value: oneOrMore(nameOrGlob), read: readTable, keys: tableKeys(), deletes: true},
 		{name: PutPacket, does: "a packet is put on a wire", value: ref("packet"), read: readPacket, keys: packetStepKeys(), packets: true},
+		{name: Hold, does: "packets wait on their way through a node", value: identifier, read: readHold, keys: holdKeys()},
+		{name: Release, does: "packets that wait go on, or are dropped; with the last of them the hold is over", value: identifier, read: readRelease, keys: releaseKeys()},
 		{name: Wait, does: "time passes", value: duration, read: readWait},
 		{name: Exec, does: "a program runs in a node", value: listOf(text), read: readExec, keys: execKeys()},
 		{name: Check, does: "a node's table, counters and events are read", value: oneOrMore(nameOrGlob), read: readCheck, keys: checkKeys()},
-	}, laterKinds("send", "burst", "hold", "release")...)
+	}, laterKinds("send", "burst")...)
 }
 
 func laterKinds(names ...string) []stepKind {

@@ -54,6 +54,7 @@ type Outcome struct {
 	Snapshots    []Snapshot // check, and steps whose wants are about tables
 	Programs     []Program  // what programs did: of an exec step, or of clients that are programs
 	Sent         []Sent     // packets that were put on wires
+	Released     []Released // packets that waited, in the order in which they were released
 	NotPlayed    string     // why this world cannot play the step; its wants are not judged
 }
 
@@ -67,6 +68,14 @@ type Sent struct {
 	Passed  []Passed       // what came to the node and left it from then on, until the step was over
 	Entry   *Seen          // the packet's entry behind the step, where a want is about it; nil if there was none
 	Outcome *model.Outcome // what became of it, as the model says; nil as long as the model was not asked
+}
+
+// Released is a packet that waited on its way through a node and was released.
+type Released struct {
+	Node    string
+	Number  int // by its arrival, from 1
+	Packet  conntrack.Packet
+	Dropped bool
 }
 
 // Passed is a packet that came to a tracked node, or left it.

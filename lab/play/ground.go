@@ -64,6 +64,17 @@ type Ground interface {
 	// until the limit.
 	Await(ctx context.Context, node string, limit time.Duration, enough func() bool) error
 
+	// Hold lets packets wait on their way through a tracked node, beside those that wait already.
+	Hold(node string, h conntrack.Hold) error
+	// Unhold lets no further packet wait.
+	Unhold(node string) error
+	// Held are the packets that wait, in the order of their arrival.
+	Held(node string) ([]conntrack.Packet, error)
+	// AwaitHeld lets time pass until so many packets wait, or until the limit.
+	AwaitHeld(ctx context.Context, node string, n int, limit time.Duration) error
+	// Release lets the nth of Held go on, counted from 1, or be dropped.
+	Release(node string, nth int, accept bool) error
+
 	// Get reads one entry by its original tuple; nil if there is none.
 	Get(node string, t conntrack.Tuple) (*Read, error)
 	// Dump reads the whole table.

@@ -3,6 +3,7 @@ package play
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"ctlab/lab"
@@ -53,5 +54,50 @@ func (w *World) packetEntry(s *lab.Step, sent *lab.Sent) error {
 	}
 	seen := w.seen(t, *r)
 	sent.Entry = &seen
+	return nil
+}
+
+// heldLimit is how long packets that are to wait may take to come, unless the step has a deadline.
+const heldLimit = 5 * time.Second
+
+// release waits until enough packets are held, and lets them go on in the wanted order. With the last of them the hold
+// is over.
+func (w *World) release(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
+	node := s.Nodes[0]
+	limit := heldLimit
+	if s.Deadline > 0 {
+		limit = s.Deadline
+	}
+	if err := w.ground.AwaitHeld(ctx, node, s.Packets, limit); err != nil {
+		return err
+	}
+	held, err := w.ground.Held(node)
+	if err != nil {
+		return err
+	}
+	if len(held) < s.Packets {
+		return fmt.Errorf("%d of %d packets wait on %s", len(held), s.Packets, node)
+	}
+	order := s.Order
+	for i := 1; len(s.Order) == 0 && i <= len(held); i++ {
+		order = append(order, i)
+	}
+	if len(order) == len(held) {
+		if err := w.ground.Unhold(node); err != nil {
+			return err
+		}
+	}
+	waiting := make([]int, len(held)) // the numbers of those that still wait
+	for i := range waiting {
+		waiting[i] = i + 1
+	}
+	for _, number := range order {
+		nth := slices.Index(waiting, number)
+		if err := w.ground.Release(node, nth+1, !s.Drop); err != nil {
+			return err
+		}
+		waiting = slices.Delete(waiting, nth, nth+1)
+		out.Released = append(out.Released, lab.Released{Node: node, Number: number, Packet: held[number-1], Dropped: s.Drop})
+	}
 	return nil
 }

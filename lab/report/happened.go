@@ -80,6 +80,10 @@ func (t *text) said(s *lab.StepResult) []string {
 		return programs(out.Programs)
 	case lab.PutPacket:
 		return t.sent(out.Sent)
+	case lab.Hold:
+		return []string{holding(s.Step)}
+	case lab.Release:
+		return t.released(out.Released)
 	case lab.Check:
 		return []string{t.checked(out)}
 	}

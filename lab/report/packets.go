@@ -29,6 +29,8 @@ func (t *text) became(s *lab.Sent) []string {
 	}
 	switch o := s.Outcome; {
 	case o == nil:
+	case o.Held != "":
+		say("held %s", o.Held)
 	case o.Dropped != "":
 		say("dropped: %s", o.Dropped)
 	case o.Local:
@@ -50,4 +52,26 @@ func shortPacket(p *conntrack.Packet) string {
 		s = fmt.Sprintf("%s %s > %s type %d code %d about %s", conntrack.ProtocolName(p.Proto), p.Src, p.Dst, p.ICMPType, p.ICMPCode, p.About.Tuple().Line())
 	}
 	return s
+}
+
+// holding says which packets wait where.
+func holding(s *lab.Step) string {
+	which := "its packets"
+	if s.Hold.New {
+		which = "its new packets"
+	}
+	return which + " wait " + string(s.Hold.Where)
+}
+
+// released lists the packets that went on, or were dropped.
+func (t *text) released(all []lab.Released) []string {
+	var lines []string
+	for _, r := range all {
+		what := "went on"
+		if r.Dropped {
+			what = "was dropped"
+		}
+		lines = append(lines, fmt.Sprintf("packet %d %s: %s", r.Number, what, t.name.Text(shortPacket(&r.Packet))))
+	}
+	return lines
 }
