@@ -20,6 +20,8 @@ var allowed = map[string]struct {
 }{
 	"internal/netns":   {others: []string{"github.com/vishvananda/netns"}},
 	"internal/program": {ours: []string{"internal/netns"}, others: []string{"golang.org/x/sys"}},
+	"internal/queue": {ours: []string{"checks/conntrack", "internal/netns"},
+		others: []string{"golang.org/x/sys", "github.com/google/nftables", "github.com/mdlayher/netlink"}},
 	"internal/layout":  {},
 	"checks/conntrack": {pure: true},
 	"checks/model":     {ours: []string{"checks/conntrack"}, pure: true},
@@ -37,7 +39,7 @@ var allowed = map[string]struct {
 	"lab/play":         {ours: []string{"lab", "checks", "checks/conntrack", "checks/model", "topology/service"}, pure: true},
 	"lab/sim":          {ours: []string{"lab", "lab/play", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
 	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
-		"checks/trace", "checks/kernel", "checks/observe", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
+		"checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns", "internal/program", "internal/queue"}, others: []string{"golang.org/x/sys"}},
 	"lab/fuzz": {ours: []string{"topology", "checks/conntrack", "checks/model", "checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns"},
 		others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink"}},
 	"internal/story":  {},
