@@ -120,7 +120,9 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		return
 	}
 	quote := *about.p
-	quote.Bad = ""
+	if quote.Bad != "short" || quote.HasTuple() {
+		quote.Bad = "" // nobody looks at it
+	}
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
 	if n.isLocal(quote.Dst) {

@@ -206,8 +206,12 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 		return true
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
+	if !ok && n.cfg.Profile.ReverseTaken {
+		inv, _ := t.Inverse()
+		r, ok = n.findIn(w.ct.zone, inv, w.at)
+	}
 	if !ok {
-		return false
+		return false // as if the entry had gone away
 	}
 	return r.dir != reply || r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
 }

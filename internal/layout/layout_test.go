@@ -40,7 +40,7 @@ var allowed = map[string]struct {
 	"lab/sim":          {ours: []string{"lab", "lab/play", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
 	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
 		"checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns", "internal/program", "internal/queue"}, others: []string{"golang.org/x/sys"}},
-	"lab/fuzz": {ours: []string{"topology", "checks/conntrack", "checks/model", "checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns"},
+	"lab/fuzz": {ours: []string{"topology", "checks/conntrack", "checks/model", "checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns", "internal/queue"},
 		others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink"}},
 	"internal/story":  {},
 	"internal/mutate": {others: []string{"golang.org/x/tools/go"}},
