@@ -230,7 +230,6 @@ func (q *fragQueue) pieces() (out []int) {
 // Elapse says that a time has come: what timers did until then happens. These are the queues of fragments that nobody
 // completed: about one that begins a packet for the namespace itself the sender is told (ip_expire).
 func (n *Namespace) Elapse(at conntrack.Span) []Left {
-	n.now = at
 	w := &walk{at: at}
 	for _, k := range n.fragKeys() {
 		if q := n.frags[k]; at.From > q.expires.To+conntrack.Tick(q.slack) {

@@ -12,7 +12,6 @@ const (
 	dccp         = 33
 	gre          = 47
 	noNextHeader = 59 // IPv6
-	udpLite      = 136
 )
 
 // genericTracked reports whether a protocol is tracked by its number alone (nf_conntrack_proto_generic.c). Of the
@@ -20,7 +19,7 @@ const (
 // than to RFC 3828 (udplite_error takes UDP's pseudo header; seen on 6.18).
 func genericTracked(proto uint8, v6 bool) bool {
 	switch proto {
-	case conntrack.ICMP, conntrack.ICMPv6, conntrack.TCP, conntrack.UDP, conntrack.SCTP, dccp, gre, udpLite:
+	case conntrack.ICMP, conntrack.ICMPv6, conntrack.TCP, conntrack.UDP, conntrack.SCTP, dccp, gre, conntrack.UDPLite:
 		return false
 	}
 	return !v6 || !extensionHeader(proto)
@@ -67,21 +66,17 @@ func headerOf(p *conntrack.Packet) int {
 	return 40
 }
 
-// tooShortForNAT reports whether a packet, or as much as there is of a quoted one, has not all of the header that
-// NAT wants to write to (l4proto_manip_pkt): 8 bytes of each protocol that it knows.
-func tooShortForNAT(p *conntrack.Packet, length int) bool {
-	return (conntrack.HasPorts(p.Proto) || isICMP(p.Proto) || p.Proto == gre) && length < headerOf(p)+8
+// needsHeader reports whether NAT writes to the L4 header of a packet, and so wants it to be there (l4proto_manip_pkt).
+func needsHeader(p *conntrack.Packet) bool {
+	return conntrack.HasPorts(p.Proto) || isICMP(p.Proto) || p.Proto == gre
 }
-
-// quotedLength is how many bytes of what an ICMP error quotes there are.
-func quotedLength(p *conntrack.Packet) int { return p.Len - headerOf(p) - 8 }
 
 // unknownProtocol is the end of ip_protocol_deliver_rcu and ip6_protocol_deliver_rcu for what nobody takes. Whether the
 // kernel has somebody for tunnels and the like depends on how it was built and what is loaded.
 func (n *Namespace) unknownProtocol(w *walk) {
 	switch proto := w.p.Proto; {
 	case !w.v6() && proto == igmp || w.v6() && proto == noNextHeader:
-	case slices.Contains([]uint8{4, 41, gre, 50, 51, 103, 108, 115, conntrack.SCTP, dccp, conntrack.TCP, udpLite}, proto),
+	case slices.Contains([]uint8{4, 41, gre, 50, 51, 103, 108, 115, conntrack.SCTP, dccp, conntrack.TCP, conntrack.UDPLite}, proto),
 		w.v6() && (extensionHeader(proto) || proto == 135 || proto == 139 || proto == 140):
 		n.notModelled("who takes protocol %s? %s", conntrack.ProtocolName(proto), w.p.Line())
 	default:

@@ -14,7 +14,7 @@ func TestOtherProtocols(t *testing.T) {
 				[]string{"b 89 10.0.1.2 > 10.0.2.2 len 40 ttl 63 ip-id 1"}, "", 0, ""},
 			{"answer", "b", "89 10.0.2.2 > 10.0.1.2 len 40 ttl 64 ip-id 1", "established-reply",
 				[]string{"a 89 10.96.0.10 > 10.0.1.2 len 40 ttl 63 ip-id 1"}, "", 0, ""},
-			{"straight", "a", "89 10.0.1.2 > 10.0.2.2 len 40 ttl 64 ip-id 1", "new", nil, "__nf_conntrack_confirm", 0, ""},
+			{"straight", "a", "89 10.0.1.2 > 10.0.2.2 len 40 ttl 64 ip-id 1", "new", nil, "nf_ct_resolve_clash", 0, ""},
 			{"again", "a", "89 10.0.1.2 > 10.96.0.10 len 40 ttl 64 ip-id 1", "established",
 				[]string{"b 89 10.0.1.2 > 10.0.2.2 len 40 ttl 63 ip-id 1"}, "", 100, ""},
 			{"masqueraded", "a", "89 10.0.1.3 > 10.0.2.2 len 40 ttl 64 ip-id 1", "new",

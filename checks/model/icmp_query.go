@@ -80,15 +80,15 @@ func hasID(p *conntrack.Packet) bool {
 
 // isErrorToStack reports whether the stack takes a packet for an ICMP error, about which it sends none. icmp_send takes
 // types that nobody uses and the discovery of routers for errors too; for icmp6_send see is_ineligible.
-func (n *Namespace) isErrorToStack(p *conntrack.Packet) bool {
-	switch {
-	case p.Proto == conntrack.ICMPv6 && !p.Src.Is4() && p.Bad != "short":
-		return p.IsError()
-	case isICMP(p.Proto) && p.Src.Is4() == (p.Proto == conntrack.ICMP) && p.Bad == "short":
-		n.notModelled("is there an answer to an ICMP packet that may be too short to have a type? %s", p.Line())
-		return true
-	case p.Proto != conntrack.ICMP || !p.Src.Is4():
+func isErrorToStack(p *conntrack.Packet) bool {
+	if p.Src.Is4() != (p.Proto == conntrack.ICMP) || !isICMP(p.Proto) {
 		return false
+	}
+	if p.Len <= headerOf(p) { // without a type
+		return true
+	}
+	if p.Proto == conntrack.ICMPv6 {
+		return p.IsError()
 	}
 	return p.ICMPType > lastICMPType || slices.Contains([]uint8{1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12}, p.ICMPType)
 }

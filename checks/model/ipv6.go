@@ -167,7 +167,7 @@ const quoteLimit6 = 1280 - 40 - 8
 // ownError6 is icmp6_send: what ownError is for IPv4.
 func (n *Namespace) ownError6(about *walk, typ, code uint8, mtu int) {
 	src := about.p.Src
-	if src.IsUnspecified() || src.IsMulticast() || n.isErrorToStack(about.p) {
+	if src.IsUnspecified() || src.IsMulticast() || isErrorToStack(about.p) {
 		return
 	}
 	r, ok := n.routeOut(src)
@@ -326,11 +326,11 @@ func (n *Namespace) redirectTo6(w *walk) (a netip.Addr, ok bool) {
 
 // bestAddress6 is find_best_ips_proto for a range of IPv6 addresses: word by word the hash of the source, mixed with
 // the destination, scaled to the range; once a word is below the range's last, the words behind it are free.
-func bestAddress6(t conntrack.Tuple, r natRange) netip.Addr {
+func bestAddress6(t conntrack.Tuple, r natRange, zone uint16) netip.Addr {
 	src, dst, low, high := words6(t.Src), words6(t.Dst), words6(r.from), words6(r.to)
 	initial := uint32(0)
 	if !r.persistent {
-		initial = bits.ReverseBytes32(dst[3])
+		initial = bits.ReverseBytes32(dst[3]) ^ uint32(zone)
 	}
 	j := jhash([4]uint32{bits.ReverseBytes32(src[0]), bits.ReverseBytes32(src[1]), bits.ReverseBytes32(src[2]), bits.ReverseBytes32(src[3])}, initial)
 	var out [16]byte

@@ -211,7 +211,7 @@ func TestAddressOfARange6(t *testing.T) {
 	} {
 		addr := netip.MustParseAddr
 		tuple := conntrack.Tuple{Proto: conntrack.UDP, Src: addr(c.src), Dst: addr(c.dst)}
-		got := bestAddress(tuple, srcManip, natRange{from: addr(c.from), to: addr(c.to), persistent: c.persistent})
+		got := bestAddress(tuple, srcManip, natRange{from: addr(c.from), to: addr(c.to), persistent: c.persistent}, 0)
 		if got.Src.String() != c.want {
 			t.Errorf("%s > %s: %s, want %s", c.src, c.dst, got.Src, c.want)
 		}

@@ -61,7 +61,7 @@ func (r Report) Verdict() Verdict {
 // Summary is the line that each run prints.
 func (r Report) Summary() string {
 	free, kinds := 0, []string{}
-	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseOrder} {
+	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseVictim, model.ChooseOrder} {
 		if n := r.Free[k]; n > 0 {
 			free += n
 			kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
@@ -180,6 +180,13 @@ type replay struct {
 func (run *replay) input(r Record) {
 	var next []*hypothesis
 	for _, h := range run.live {
+		if (r.Kind == Get || r.Kind == Dump || r.Kind == Delete) && h.ns.Decided(r.Span) { // no choice, so no copy
+			if err := h.apply(r); err != nil {
+				run.lose("%v", err)
+			}
+			next = append(next, h)
+			continue
+		}
 		forks := run.fork(h, r)
 		next = append(next, forks...)
 	}
@@ -243,10 +250,20 @@ func (run *replay) lookAhead(c model.Choice) int {
 	if err != nil {
 		return 0
 	}
-	for _, r := range run.trace.Records[run.at:] {
-		port, ok := portIn(r, c, &want)
-		if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-			return a
+	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
+	// another packet's.
+	for _, leaving := range []bool{true, false} {
+		if leaving && c.Own {
+			continue
+		}
+		for _, r := range run.trace.Records[run.at:] {
+			if leaving && r.Kind != Left {
+				continue
+			}
+			port, ok := portIn(r, c, &want)
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
+				return a
+			}
 		}
 	}
 	return 0
@@ -351,13 +368,24 @@ func (run *replay) settle(r Record) {
 	run.live = run.live[:1]
 }
 
-// overdue takes out own packets that no input explained in time.
+// overdue takes out own packets that no input explained in time. Errors about fragments whose time ran out wait for
+// the next input, before which the model does not say so.
 func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
-	for len(h.early) > 0 && now-h.early[0].At > lateness {
-		diffs = append(diffs, Difference{h.early[0], "packet", "left", h.early[0].Args, "nothing leaves", ""})
-		h.early = h.early[1:]
+	var rest []Record
+	for _, r := range h.early {
+		if now-r.At <= lateness || aboutFragments(r) {
+			rest = append(rest, r)
+			continue
+		}
+		diffs = append(diffs, Difference{r, "packet", "left", r.Args, "nothing leaves", ""})
 	}
+	h.early = rest
 	return diffs
+}
+
+func aboutFragments(r Record) bool {
+	_, p, err := devicePacket(r.Args)
+	return err == nil && p.About != nil && p.ICMPCode == 1 && (p.Proto == conntrack.ICMP && p.ICMPType == 11 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 3)
 }
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
