@@ -186,6 +186,10 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 		return true
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
+	if !ok && n.cfg.Profile.ReverseLookup {
+		inv, _ := t.Inverse()
+		r, ok = n.findIn(w.ct.zone, inv, w.at)
+	}
 	if !ok {
 		return false
 	}
