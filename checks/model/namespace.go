@@ -207,9 +207,11 @@ func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missin
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
 func (n *Namespace) Load(text string, noflush bool) error {
+	before := n.rules.Clone()
 	if err := n.rules.Restore(text, noflush); err != nil {
 		return err
 	}
+	n.dropUnhooked(before, text, noflush)
 	if n.cfg.Profile.Legacy {
 		n.rules.beginTurns(text)
 	}
