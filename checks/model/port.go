@@ -207,7 +207,7 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
 	switch {
-	case !ok && n.cfg.Profile.ReverseTaken:
+	case !ok && n.cfg.Profile.ReverseLookup:
 		inv, _ := t.Inverse()
 		if r, ok = n.findIn(w.ct.zone, inv, w.at); !ok {
 			return false // as if the entry had gone away
