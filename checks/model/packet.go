@@ -153,6 +153,7 @@ func (n *Namespace) track(w *walk) bool {
 	case n.tracking():
 		n.conntrackIn(w)
 	}
+	n.noteCTInfo(w)
 	return true
 }
 

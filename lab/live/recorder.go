@@ -16,6 +16,7 @@ import (
 	"ctlab/checks/kernel"
 	"ctlab/checks/observe"
 	"ctlab/checks/trace"
+	"ctlab/topology"
 )
 
 // recorder keeps everything that goes into a tracked node and everything that is seen of it, in
@@ -107,6 +108,22 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		r.add(rec)
 	}
 }
+
+// ctinfos turns what was attached to packets into records.
+func (r *recorder) ctinfos(seen []observe.CTInfo, devices map[int]string) {
+	for _, c := range seen {
+		dev, ok := devices[c.Ifindex]
+		if c.Ifindex == loopbackIndex {
+			dev, ok = topology.Loopback, true
+		}
+		if ok || c.Ifindex == 0 {
+			r.add(raw{at: c.At, from: c.At, to: c.At, kind: trace.CTInfo, args: trace.CTInfoArgs(dev, &c.Packet, c.CT)})
+		}
+	}
+}
+
+// loopbackIndex is the index of lo in every namespace (LOOPBACK_IFINDEX in include/net/flow.h).
+const loopbackIndex = 1
 
 func (r *recorder) events(heard []kernel.Heard) {
 	for _, h := range heard {
