@@ -4,6 +4,7 @@ package live
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sort"
@@ -232,6 +233,10 @@ func (r *recorder) dropRepeated() {
 	known, lostAt := map[string]bool{}, map[string]int64{}
 	r.recs = slices.DeleteFunc(r.recs, func(rec raw) bool {
 		switch rec.kind {
+		case trace.Link: // one that goes down forgets its neighbours, whether or not the word of that is heard
+			if dev, state, _ := strings.Cut(rec.args, " "); state != "up" {
+				maps.DeleteFunc(known, func(args string, _ bool) bool { return strings.HasPrefix(args, dev+" ") })
+			}
 		case trace.ARP:
 			if known[rec.args] {
 				return true
