@@ -47,6 +47,7 @@ type Namespace struct {
 	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
 	events    []Event
+	ctinfos   []CTInfo
 	listening bool
 	sockets   []Socket
 	heard     []conntrack.Packet
@@ -150,6 +151,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp.rules = n.rules.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
 	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
+	cp.ctinfos = slices.Clone(n.ctinfos)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
 	cp.links = map[string]*link{}
 	for name, l := range n.links {

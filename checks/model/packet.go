@@ -171,6 +171,7 @@ func (n *Namespace) track(w *walk) bool {
 		n.conntrackIn(w)
 	}
 	w.tmpl = nil
+	n.noteCTInfo(w)
 	return w.dropped == ""
 }
 

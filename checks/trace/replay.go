@@ -90,6 +90,9 @@ type hypothesis struct {
 	lefts   []model.Left
 	events  []model.Event
 	early   []Record // own packets whose cause is not recorded yet
+	looked  bool     // the trace has ctinfos
+	ctinfos []pendingCT
+	earlyCT []Record // the same of ctinfos
 	ended   bool     // the tap is closed
 	ids     map[int]uint32
 	reading []readable      // what the last read must find
@@ -134,6 +137,7 @@ func split(all []Handled) (givenUp, in []Handled) {
 func Replay(t Trace, profile model.Profile) Report {
 	run := &replay{trace: t, report: Report{Header: t.Header, Profile: profile, Lost: slices.Clone(t.Lost)}}
 	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}, done: map[*act]int{}}
+	first.looked = t.CTInfo != "" || slices.ContainsFunc(t.Records, func(r Record) bool { return r.Kind == CTInfo })
 	first.ns = model.New(model.Config{Profile: profile, HZ: t.HZ})
 	run.live = []*hypothesis{first}
 	plan := planFor(t.Records)
@@ -392,6 +396,7 @@ func (run *replay) settle(r Record) {
 
 // overdue takes out own packets that no input explained in time.
 func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
+	diffs = h.overdueCTInfo(now)
 	for len(h.early) > 0 && now-h.early[0].At > lateness {
 		diffs = append(diffs, Difference{h.early[0], "packet", "left", h.early[0].Args, "nothing leaves", ""})
 		h.early = h.early[1:]
@@ -401,15 +406,15 @@ func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
-	h := run.live[0]
+	h, every := run.live[0], run.trace.CTInfo != ""
 	for _, other := range run.live {
-		if len(other.left()) < len(h.left()) {
+		if len(other.left(every)) < len(h.left(every)) {
 			h = other
 		}
 	}
 	rep := &run.report
 	if len(run.trace.Lost) == 0 {
-		rep.Differences = append(rep.Differences, h.left()...)
+		rep.Differences = append(rep.Differences, h.left(every)...)
 	}
 	rep.Reads, rep.Fields = h.reads, h.fields
 	rep.GivenUp, rep.Packets = split(h.packets.list())
@@ -425,9 +430,10 @@ func (run *replay) finish() {
 	}
 }
 
-// left lists what is still expected at the end.
-func (h *hypothesis) left() (diffs []Difference) {
+// left lists what is still expected at the end; of ctinfos only if every one was recorded.
+func (h *hypothesis) left(everyCTInfo bool) (diffs []Difference) {
 	end := Record{}
+	diffs = h.leftCTInfo(everyCTInfo)
 	for _, l := range h.lefts {
 		diffs = append(diffs, Difference{end, "packet", "left", "nothing was seen", PacketArgs(l.Dev, &l.Packet), l.Why})
 	}
