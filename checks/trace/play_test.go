@@ -26,7 +26,7 @@ const played = "../model/testdata/stories"
 //	given NAME...           the inputs of the files given/NAME, and those that stand below, at time 0
 //	play [brief] [choose=(1,0,...)]
 //	SECONDS [TICKS] INPUT   as in a trace; hits, stats and count ask for what there is to be seen;
-//	                        a packet without len is given len 60 ttl 64 and an ip-id of its own
+//	                        a packet without len is completed (story.Lines)
 //	replay                  a recording as it stands in a trace; the model is held against what was seen
 //
 // A packet is followed by what it met on its way (not with brief), what left and the events that it caused.

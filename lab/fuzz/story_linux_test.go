@@ -182,6 +182,69 @@ func (st *stage) add(t *testing.T, s story.Story) {
 	}
 }
 
+// end reads everything that there is.
+func (a *actor) end(ctx context.Context) error {
+	for _, k := range []trace.Kind{trace.Dump, trace.Count, trace.Stats, trace.Hits} {
+		if err := a.do(ctx, trace.Record{Kind: k}); err != nil {
+			return err
+		}
+	}
+	return errors.Join(a.see(), a.listen(), a.inventory())
+}
+
+// inventory reads the settings back, so that none can be missing in the recording unnoticed.
+func (a *actor) inventory() error {
+	lines := map[string][]string{}
+	for k, w := range a.s.Wires {
+		l, err := a.nl.LinkByIndex(a.inner[k].Attrs().Index)
+		if err != nil {
+			continue // it is gone
+		}
+		state := " down"
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			state = " up"
+		}
+		lines["links"] = append(lines["links"], w.Device+state)
+		addrs, err := a.nl.AddrList(l, unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		for _, addr := range addrs {
+			lines["addresses"] = append(lines["addresses"], w.Device+" "+addr.IPNet.String())
+		}
+		routes, err := a.nl.RouteList(l, unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			via := ""
+			if r.Gw != nil {
+				via = "via " + r.Gw.String() + " "
+			}
+			lines["routes"] = append(lines["routes"], r.Dst.String()+" "+via+"dev "+w.Device)
+		}
+	}
+	var keys []string
+	for _, r := range a.records {
+		if key, _, _ := strings.Cut(r.Args, " "); r.Kind == trace.Sysctl && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	values, err := a.node.NS.ReadSysctls(keys...)
+	if err != nil {
+		return err
+	}
+	for key, value := range values {
+		lines["sysctls"] = append(lines["sysctls"], key+" "+value)
+	}
+	for _, what := range []string{"links", "addresses", "routes", "sysctls"} {
+		slices.Sort(lines[what])
+		a.record(conntrack.At(a.tick()), trace.State, what, strings.Join(lines[what], "\n")+"\n")
+	}
+	return nil
+}
+
+// isSetting reports whether a record belongs to what is there before the first packet.
 func isSetting(k trace.Kind) bool {
 	switch k {
 	case trace.Packet, trace.Send, trace.Get, trace.Dump, trace.Create, trace.Delete, trace.Flush:
@@ -216,7 +279,7 @@ func (st *stage) play(t *testing.T) {
 		if a.err != nil {
 			continue
 		}
-		if a.err = errors.Join(a.dump(), a.see(), a.listen(), a.err); a.err != nil {
+		if a.err = errors.Join(a.end(st.ctx), a.err); a.err != nil {
 			t.Errorf("%s: %v", a.s.Rules, a.err)
 		}
 	}
