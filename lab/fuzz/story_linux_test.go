@@ -368,10 +368,14 @@ func (a *actor) network4(r trace.Record) error {
 			return err
 		}
 		addr := &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NOPREFIXROUTE}
-		if r.Kind == trace.NoAddress {
-			return a.nl.AddrDel(a.inner[a.wire(f[0])], addr)
+		l, err := a.nl.LinkByName(f[0])
+		if err != nil {
+			return err
 		}
-		return a.nl.AddrAdd(a.inner[a.wire(f[0])], addr)
+		if r.Kind == trace.NoAddress {
+			return a.nl.AddrDel(l, addr)
+		}
+		return a.nl.AddrAdd(l, addr)
 	case trace.Routing, trace.NoRouting:
 		return a.route(f, r.Kind == trace.Routing)
 	}
