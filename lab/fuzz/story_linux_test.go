@@ -178,7 +178,8 @@ func (st *stage) add(t *testing.T, s story.Story) {
 		a.todo = a.todo[1:]
 	}
 	if err != nil {
-		t.Fatalf("%s: %v", s.Name, err)
+		t.Errorf("%s: %v", s.Name, err)
+		a.todo, a.err = nil, err
 	}
 }
 
@@ -195,6 +196,15 @@ func (a *actor) end(ctx context.Context) error {
 // inventory reads the settings back, so that none can be missing in the recording unnoticed.
 func (a *actor) inventory() error {
 	lines := map[string][]string{}
+	own, err := a.nl.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	for _, addr := range own {
+		if addr.LinkIndex == 1 && !addr.IP.IsLoopback() {
+			lines["addresses"] = append(lines["addresses"], "lo "+addr.IPNet.String())
+		}
+	}
 	for k, w := range a.s.Wires {
 		l, err := a.nl.LinkByIndex(a.inner[k].Attrs().Index)
 		if err != nil {
@@ -239,7 +249,7 @@ func (a *actor) inventory() error {
 	}
 	for _, what := range []string{"links", "addresses", "routes", "sysctls"} {
 		slices.Sort(lines[what])
-		a.record(conntrack.At(a.tick()), trace.State, what, strings.Join(lines[what], "\n")+"\n")
+		a.record(conntrack.At(a.tick()), trace.State, what, strings.Join(lines[what], "\n"))
 	}
 	return nil
 }
@@ -368,6 +378,9 @@ func (a *actor) network4(r trace.Record) error {
 			return err
 		}
 		addr := &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NOPREFIXROUTE}
+		if f[0] == topology.Loopback {
+			addr.Flags = 0 // there the route is one of the table local
+		}
 		l, err := a.nl.LinkByName(f[0])
 		if err != nil {
 			return err
