@@ -497,7 +497,7 @@ func (a *actor) tableDo(r trace.Record) error {
 	case err != nil:
 		return err
 	case r.Kind == trace.Get:
-		return a.get(tuple)
+		return a.get(conntrack.Key{Tuple: tuple})
 	case r.Kind == trace.Delete:
 		_, at, err := a.table.Delete(tuple, 0)
 		a.record(span(at), trace.Delete, r.Args, "")
