@@ -26,6 +26,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/checks/wire"
 	"ctlab/internal/netns"
+	"ctlab/internal/queue"
 	"ctlab/internal/story"
 	"ctlab/lab/live"
 	"ctlab/topology"
@@ -320,6 +321,8 @@ func (a *actor) do(ctx context.Context, r trace.Record) error {
 		return a.set(r.Args)
 	case trace.Send, trace.Socket:
 		return a.own(r)
+	case trace.Hold, trace.Unhold, trace.Release:
+		return a.wait(r)
 	case trace.Link, trace.Address, trace.NoAddress, trace.Routing, trace.NoRouting, trace.ARP, trace.Neigh:
 		if err := a.network4(r); err != nil {
 			return err
@@ -472,6 +475,44 @@ func (a *actor) own(r trace.Record) error {
 	return err
 }
 
+// wait lets packets wait on their way, or go on.
+func (a *actor) wait(r trace.Record) (err error) {
+	from := a.tick()
+	switch r.Kind {
+	case trace.Hold:
+		h, err := conntrack.ParseHold(r.Args)
+		if err != nil {
+			return err
+		}
+		if a.queue == nil {
+			if a.queue, err = queue.Open(a.node.NS); err != nil {
+				return err
+			}
+		}
+		if err := a.queue.Hold(h); err != nil {
+			return err
+		}
+	case trace.Unhold:
+		if err := a.queue.Unhold(); err != nil {
+			return err
+		}
+	default:
+		var nth int
+		var verdict string
+		if _, err := fmt.Sscan(r.Args, &nth, &verdict); err != nil {
+			return err
+		}
+		if _, err := a.waiting(); err != nil {
+			return err
+		}
+		if err := cmp.Or(a.queue.Release(nth, verdict == "accept"), a.outside.settle()); err != nil {
+			return err
+		}
+	}
+	a.did(from, r.Kind, r.Args, "")
+	return nil
+}
+
 // tableDo reads and writes the table.
 func (a *actor) tableDo(r trace.Record) error {
 	switch r.Kind {
@@ -492,14 +533,14 @@ func (a *actor) tableDo(r trace.Record) error {
 	case trace.Create:
 		return a.create(r.Args)
 	}
-	tuple, err := conntrack.ParseTuple(r.Args)
+	k, err := conntrack.ParseKey(r.Args)
 	switch {
 	case err != nil:
 		return err
 	case r.Kind == trace.Get:
-		return a.get(conntrack.Key{Tuple: tuple})
+		return a.get(k)
 	case r.Kind == trace.Delete:
-		_, at, err := a.table.Delete(tuple, 0)
+		_, at, err := a.table.DeleteKey(k, 0)
 		a.record(span(at), trace.Delete, r.Args, "")
 		return err
 	}
