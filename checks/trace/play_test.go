@@ -61,7 +61,7 @@ func isFromKernel(t *testing.T, file string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Contains(string(text), "\n# from kernel ")
+	return strings.Contains("\n"+string(text), "\n# from kernel ")
 }
 
 // story is a namespace that is being told of.
