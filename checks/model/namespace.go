@@ -100,6 +100,7 @@ type entry struct {
 	streamAfter conntrack.Span // the tick behind which a UDP flow counts as a stream
 	acct        bool
 	events      bool
+	made        bool // through ctnetlink
 	count       [2]conntrack.Counters
 	mark        uint32
 	masqueraded int // the index of the device for which the source was masqueraded, or 0

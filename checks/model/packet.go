@@ -171,8 +171,11 @@ func (n *Namespace) track(w *walk) bool {
 		n.conntrackIn(w)
 	}
 	w.tmpl = nil
+	if w.dropped != "" {
+		return false
+	}
 	n.noteCTInfo(w)
-	return w.dropped == ""
+	return true
 }
 
 // table walks a table's chain at the present hook; false means dropped.
