@@ -51,6 +51,7 @@ type Namespace struct {
 	fragsOf   map[netip.Addr]int // how many fragments came from an address
 	stats     map[string]uint32
 	events    []Event
+	ctinfos   []CTInfo
 	listening bool
 	sockets   []Socket
 	heard     []conntrack.Packet
@@ -105,6 +106,7 @@ type entry struct {
 	streamAfter conntrack.Span // the tick behind which a UDP flow counts as a stream
 	acct        bool
 	events      bool
+	made        bool // through ctnetlink
 	count       [2]conntrack.Counters
 	mark        uint32
 	masqueraded int // the index of the device for which the source was masqueraded, or 0
@@ -156,6 +158,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp.rules, cp.rules6 = n.rules.Clone(), n.rules6.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
 	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
+	cp.ctinfos = slices.Clone(n.ctinfos)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
 	cp.links = map[string]*link{}
 	for name, l := range n.links {
@@ -225,13 +228,11 @@ func (n *Namespace) Load(text string, noflush bool) error { return n.load(n.rule
 func (n *Namespace) Load6(text string, noflush bool) error { return n.load(n.rules6, text, noflush) }
 
 func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
-	if len(n.waiting) > 0 {
-		// With the hook of a chain that goes the kernel drops them, and behind one that comes they meet the wrong hook.
-		n.notModelled("rules are loaded while %d packets are held", len(n.waiting))
-	}
+	before := rs.Clone()
 	if err := rs.Restore(text, noflush); err != nil {
 		return err
 	}
+	n.dropUnhooked(rs, before, text, noflush)
 	if n.cfg.Profile.Legacy {
 		rs.beginTurns(text)
 	}
@@ -349,8 +350,11 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 }
 
 // trackingOf reports whether the conntrack hooks of the packet's family are registered.
-func (n *Namespace) trackingOf(w *walk) bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rulesOf(w).needsConntrack() || len(n.holds) > 0
+func (n *Namespace) trackingOf(w *walk) bool { return n.tracking(n.rulesOf(w)) }
+
+// tracking reports whether the conntrack hooks of a family are registered, whose rules are given.
+func (n *Namespace) tracking(rs *Ruleset) bool {
+	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || len(n.holds) > 0
 }
 
 // Stats are the counters of conntrack -S that have moved.

@@ -15,6 +15,7 @@ func (h *hypothesis) apply(r Record) error {
 	h.predict(h.ns.Elapse(r.Span))
 	err := h.feed(r)
 	h.events = append(h.events, h.ns.Events()...)
+	h.predictCTInfo(r.At)
 	if err != nil {
 		return fmt.Errorf("input %q: %w", r.String(), err)
 	}
