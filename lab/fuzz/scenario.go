@@ -42,6 +42,7 @@ type Op struct {
 	Kind    Kind
 	Wire    int              // of a packet: where it comes in; of an answer or error: -1 for where the packet came out
 	Packet  conntrack.Packet // of a packet; of an error: its type, code and mtu
+	Piece   [2]int           // of a packet that comes in fragments: which bytes behind its IP header this one has
 	Of      int              // of an answer, error or deletion: which of those there are, modulo their number
 	Text    string           // rules, or KEY VALUE of a sysctl, or the address
 	Noflush bool
