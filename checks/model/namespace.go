@@ -3,13 +3,14 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP, forwarded, sent by and delivered to the namespace itself (also over lo); ICMP errors
-// about UDP, those of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
+// What it covers: UDP and ICMP queries (echo, timestamp, information, address mask), forwarded, sent by and
+// delivered to the namespace itself (also over lo), and what its stack answers; ICMP errors about them, those
+// of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
 // and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
 // routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
 // The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
 //
-// What it does not cover: TCP and all other protocols, ICMP echo, IPv6, fragments, zones, helpers, clashes
+// What it does not cover: TCP and all other protocols, IPv6, fragments, zones, helpers, clashes
 // of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
 // of these is reported as not modelled, never guessed.
 package model
@@ -40,7 +41,8 @@ type Namespace struct {
 	links     map[string]*link
 	routes    []Route
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
-	byTuple   map[conntrack.Tuple]ref
+	bySlot    map[slot]ref
+	listings  int // entries that were put into the table
 	neigh     map[Neighbour]*neighState
 	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
@@ -59,6 +61,7 @@ type Namespace struct {
 	indexes   int
 	holds     []conntrack.Hold
 	waiting   []*walk // packets that are held, in the order of arrival
+	pressed   bool    // an early drop has found nothing
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
@@ -88,6 +91,8 @@ func (r Route) String() string {
 type entry struct {
 	serial      int
 	orig, reply conntrack.Tuple
+	zone        zone
+	listed      int // when it was put into the table, in the order of such; 0 while it was not
 	status      conntrack.Status
 	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
 	relative    int64          // ticks, while it is unconfirmed
@@ -133,7 +138,7 @@ func New(cfg Config) *Namespace {
 	}
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(),
-		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
+		sysctls: map[string]string{}, links: map[string]*link{}, bySlot: map[slot]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
@@ -161,12 +166,12 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 		}
 		return copied[e]
 	}
-	cp.entries, cp.byTuple = nil, map[conntrack.Tuple]ref{}
+	cp.entries, cp.bySlot = nil, make(map[slot]ref, len(n.bySlot))
 	for _, e := range n.entries {
 		cp.entries = append(cp.entries, clone(e))
 	}
-	for t, r := range n.byTuple {
-		cp.byTuple[t] = ref{clone(r.e), r.dir}
+	for s, r := range n.bySlot {
+		cp.bySlot[s] = ref{clone(r.e), r.dir}
 	}
 	cp.neigh = map[Neighbour]*neighState{}
 	for k, s := range n.neigh {
@@ -276,6 +281,14 @@ func (n *Namespace) sysctl(key string, def int64) int64 {
 		return def
 	}
 	return i
+}
+
+// given reads a numeric sysctl that nearly nobody changes: where it was not given it has its default.
+func (n *Namespace) given(key string, def int64) int64 {
+	if _, ok := n.sysctls[key]; !ok {
+		return def
+	}
+	return n.sysctl(key, def)
 }
 
 // isLocal reports whether an address is the namespace's own; on lo that holds for the whole subnet of an

@@ -45,6 +45,8 @@ type walk struct {
 	ct        *entry
 	info      ctInfo
 	mark      uint32
+	tmpl      *template
+	zone      zone
 	asked     bool
 	before    string // see Outcome
 	after     string
@@ -53,9 +55,8 @@ type walk struct {
 	dropped   string
 	held      conntrack.HoldPlace // where it waits, or ""
 	shared    bool                // it is an error about a packet that is on its way with the same entry
-	notrack   bool
-	delivered *conntrack.Packet // what the namespace's own stack got last
-	lefts     []Left            // what leaves because of it
+	delivered *conntrack.Packet   // what the namespace's own stack got last
+	lefts     []Left              // what leaves because of it
 }
 
 func (w *walk) say(fn, what string) { w.steps = append(w.steps, Step{w.hook, fn, what}) }
@@ -131,11 +132,22 @@ func (n *Namespace) receive(w *walk) {
 	n.forward(w)
 }
 
-// martian says what is wrong with the addresses of a packet that came in on a device: a destination in
-// 127.0.0.0/8 (without route_localnet), or a source that is the namespace's own (fib_validate_source).
+// martian says what is wrong with the addresses of a packet that came in on a device: a source or destination
+// that nobody can have, or in 127.0.0.0/8 without route_localnet (ip_route_input_slow), or a source that is the
+// namespace's own (fib_validate_source).
 func (n *Namespace) martian(w *walk) string {
+	zero := func(a netip.Addr) bool { return a.Is4() && a.As4()[0] == 0 }
+	last := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
+	case w.p.Dst == last || w.p.Dst.IsMulticast():
+		n.notModelled("a packet for everybody: %s", w.p.Line())
+	case w.p.Src.IsMulticast() || w.p.Src == last || zero(w.p.Src):
+		return "source " + w.p.Src.String()
+	case zero(w.p.Dst):
+		return "destination " + w.p.Dst.String()
 	case w.in == loopback:
+	case w.p.Src.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
+		return "source " + w.p.Src.String()
 	case w.p.Dst.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
 		return "destination " + w.p.Dst.String()
 	case n.isLocal(w.p.Src) && !n.switchedOn(w.in, "accept_local"):
@@ -150,13 +162,15 @@ func (n *Namespace) track(w *walk) bool {
 	switch {
 	case w.ct != nil || w.info == untracked:
 		w.say("nf_conntrack_in", "seen before, as "+w.info.String()+": left alone")
-	case w.notrack:
+	case w.tmpl != nil && w.tmpl.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
 	case n.tracking():
+		w.zone = w.tmpl.zoneOf(w.mark)
 		n.conntrackIn(w)
 	}
-	return true
+	w.tmpl = nil
+	return w.dropped == ""
 }
 
 // table walks a table's chain at the present hook; false means dropped.
@@ -167,7 +181,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	ev := w.evaluation(n)
 	v := ev.walk(n.rules, name, w.hook)
 	w.mark = ev.mark
-	w.notrack = w.notrack || ev.notrack
+	w.tmpl = ev.tmpl
 	if v != dropped {
 		if name == "filter" || ev.by != "" {
 			w.say(n.chainWalker(), fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
@@ -183,7 +197,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	if ev.reject == nil {
 		return false
 	}
-	if w.p.Bad != "checksum" { // nf_send_unreach answers no packet that it knows to be broken
+	if w.p.Bad == "" || w.p.Bad == "length" { // nf_send_unreach answers no packet whose checksum is wrong, or not there
 		n.ownError(w, 3, *ev.reject)
 	}
 	return false
@@ -206,8 +220,12 @@ func (n *Namespace) deliver(w *walk) {
 	}
 	got := *w.p
 	w.delivered = &got
-	if w.p.IsError() {
+	if w.p.IsError() && w.p.Bad == "" {
 		n.heard = append(n.heard, got)
+		return
+	}
+	if w.p.Proto == conntrack.ICMP && w.p.Bad == "" {
+		n.icmpReceive(w)
 		return
 	}
 	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {

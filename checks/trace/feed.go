@@ -153,12 +153,12 @@ func (h *hypothesis) feedTable(r Record) error {
 	n := h.ns
 	switch r.Kind {
 	case Get:
-		t, err := conntrack.ParseTuple(r.Args)
+		k, err := conntrack.ParseKey(r.Args)
 		if err != nil {
 			return err
 		}
 		h.reading, h.single, h.open = nil, true, true
-		if p, ok := n.Get(r.Span, t); ok {
+		if p, ok := n.GetKey(r.Span, k); ok {
 			h.reading = []readable{{versions: []model.Predicted{p}}}
 		}
 	case Dump:
@@ -167,11 +167,11 @@ func (h *hypothesis) feedTable(r Record) error {
 			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
 		}
 	case Delete:
-		t, err := conntrack.ParseTuple(r.Args)
+		k, err := conntrack.ParseKey(r.Args)
 		if err != nil {
 			return err
 		}
-		n.Delete(r.Span, t)
+		n.DeleteKey(r.Span, k)
 	case Flush:
 		n.Flush(r.Span)
 	case Create:
@@ -180,6 +180,12 @@ func (h *hypothesis) feedTable(r Record) error {
 			return err
 		}
 		n.Create(r.Span, e)
+	case Update:
+		e, err := conntrack.ParseEntry(r.Args)
+		if err != nil {
+			return err
+		}
+		_ = n.Update(r.Span, e) // whether it was refused can be seen of the entry
 	}
 	return nil
 }

@@ -167,7 +167,8 @@ func concerns(act, packet Record) bool {
 	if act.Kind != Get && act.Kind != Delete {
 		return true
 	}
-	t, err := conntrack.ParseTuple(act.Args)
+	k, err := conntrack.ParseKey(act.Args)
+	t := k.Tuple
 	line := packet.Args
 	if packet.Kind == Packet {
 		_, line, _ = strings.Cut(line, " ")

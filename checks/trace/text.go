@@ -256,8 +256,8 @@ func checkArgs(r Record) (err error) {
 	case Release:
 		_, _, err = parseRelease(r.Args)
 	case Get, Absent, Delete:
-		_, err = conntrack.ParseTuple(r.Args)
-	case Entry, Create:
+		_, err = conntrack.ParseKey(r.Args)
+	case Entry, Create, Update:
 		_, err = conntrack.ParseEntry(r.Args)
 	case Event:
 		_, err = conntrack.ParseEvent(r.Args)
