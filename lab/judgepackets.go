@@ -221,10 +221,12 @@ func (r *Result) ask(s *Sent) {
 func droppedAt(dropped string) string {
 	where, _, _ := strings.Cut(dropped, ":")
 	switch where {
-	case "__nf_conntrack_confirm":
+	case "__nf_conntrack_confirm", "nf_ct_resolve_clash":
 		return "confirm"
 	case "ip_route_input", "ip_error", "ip_forward":
 		return "routing"
+	case "__nf_conntrack_alloc":
+		return "conntrack"
 	}
 	return where
 }
