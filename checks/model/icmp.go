@@ -107,12 +107,8 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if about.p.Proto == conntrack.ICMP && about.p.Bad == "short" {
-		n.notModelled("is there an answer to an ICMP packet that may be too short to have a type? %s", about.p.Line())
-		return
-	}
-	if isErrorToStack(about.p) {
-		return // never an error about an error
+	if isErrorToStack(about.p) || about.p.Proto == conntrack.ICMP && about.p.Len <= 20 {
+		return // never an error about an error, or about ICMP without a type
 	}
 	r, ok := n.routeOut(about.p.Src)
 	if !ok {
@@ -120,7 +116,9 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		return
 	}
 	quote := *about.p
-	quote.Bad = ""
+	if quote.Bad != "short" || quote.HasTuple() {
+		quote.Bad = "" // nobody looks at it
+	}
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
 	if n.isLocal(quote.Dst) {
