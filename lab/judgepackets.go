@@ -29,6 +29,19 @@ func (j *judgement) packets() {
 	}
 }
 
+// awaited demands that the packet came that a wait step waits for.
+func (j *judgement) awaited() {
+	w := j.step.Awaited
+	if w == nil {
+		return
+	}
+	res := WantResult{Pos: j.step.Pos, Want: j.step.Title(), OK: j.out.Awaited != nil, Got: "no such packet"}
+	if res.OK {
+		res.Got = j.out.Awaited.Packet.Line()
+	}
+	j.add(res)
+}
+
 // Meets reports whether all packets were seen that a step wants to be seen of the one that was sent.
 func (s *Sent) Meets(l *Lab, step *Step) bool {
 	if step.Want == nil || step.Want.Packet == nil {
