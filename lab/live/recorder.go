@@ -274,14 +274,14 @@ func (r *recorder) actedBy(came int64, dev string, k packetKey) int64 {
 	until := came + int64(actDelay)
 	for _, mark := range r.marks[dev] {
 		if mark >= came {
-			until = min(until, mark)
+			until = min(until, mark-told)
 			break
 		}
 	}
 	if held, ok := r.held[k]; ok && held >= came {
-		until = min(until, held)
+		until = min(until, held-told)
 	}
-	return max(came, until-told)
+	return max(came, until)
 }
 
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
