@@ -208,13 +208,11 @@ func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missin
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
 func (n *Namespace) Load(text string, noflush bool) error {
-	if len(n.waiting) > 0 {
-		// With the hook of a chain that goes the kernel drops them, and behind one that comes they meet the wrong hook.
-		n.notModelled("rules are loaded while %d packets are held", len(n.waiting))
-	}
+	before := n.rules.Clone()
 	if err := n.rules.Restore(text, noflush); err != nil {
 		return err
 	}
+	n.dropUnhooked(before, text, noflush)
 	if n.cfg.Profile.Legacy {
 		n.rules.beginTurns(text)
 	}

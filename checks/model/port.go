@@ -207,7 +207,7 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
 	switch {
-	case !ok && n.cfg.Profile.ReverseTaken:
+	case !ok && n.cfg.Profile.ReverseLookup:
 		inv, _ := t.Inverse()
 		if r, ok = n.findIn(w.ct.zone, inv, w.at); !ok {
 			return false // as if the entry had gone away
@@ -290,7 +290,7 @@ func (s *search) start(attempts int) int {
 		return 0
 	}
 	c := Choice{Kind: ChoosePort, Subject: fmt.Sprintf("where the search for a port for %s in %d..%d starts", s.t, s.lo, int(s.lo)+s.size-1),
-		Options: s.size, First: int(s.lo), About: s.w.p.Line(), Flow: s.w.ct.orig, Destination: s.m == dstManip, Own: s.w.local}
+		Options: s.size, First: int(s.lo), About: s.w.p.Line(), Flow: s.w.ct.orig, Destination: s.m == dstManip, Own: s.w.local, Free: s.free}
 	start := s.n.choose(c)
 	before := 0
 	for before < attempts-1 && !s.free(start-1-before) {

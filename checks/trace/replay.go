@@ -223,10 +223,10 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			switch {
 			case i < len(answers):
 				a = answers[i]
-			case c.Options > smallChoice || c.Kind == model.ChoosePort:
-				a = run.lookAhead(c)
 			default:
-				for other := 1; other < c.Options; other++ {
+				all := run.candidates(c)
+				a = all[0]
+				for _, other := range all[1:] {
 					pending = append(pending, append(slices.Clone(given), other))
 				}
 			}
@@ -243,12 +243,34 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
+// candidates are the answers to a choice that are tried: all of a few; of a number (a port) the one that is seen later. Where
+// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later.
+func (run *replay) candidates(c model.Choice) (all []int) {
+	if c.Kind == model.ChoosePort || c.Options > smallChoice {
+		if a, ok := run.lookAhead(c); ok {
+			return []int{a}
+		}
+	}
+	for a := range c.Options {
+		if c.Free != nil && !c.Free(a) {
+			continue
+		}
+		if all = append(all, a); c.Options > smallChoice {
+			break
+		}
+	}
+	if all == nil {
+		return []int{0}
+	}
+	return all
+}
+
 // lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
-// entry. The model has declared what is allowed; an answer outside falls back to the first.
-func (run *replay) lookAhead(c model.Choice) int {
+// entry. The model has declared what is allowed.
+func (run *replay) lookAhead(c model.Choice) (answer int, ok bool) {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
 	// another packet's.
@@ -261,12 +283,12 @@ func (run *replay) lookAhead(c model.Choice) int {
 				continue
 			}
 			port, ok := portIn(r, c, &want)
-			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-				return a
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
+				return a, true
 			}
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // portIn is the port that a record shows to have been chosen for a packet or its flow.
