@@ -8,32 +8,41 @@ import (
 )
 
 // icmpIn is nf_conntrack_icmpv4_error (nf_conntrack_proto_icmp.c): checks, and the entry of a quoted
-// packet.
-func (n *Namespace) icmpIn(w *walk) {
-	if w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0 || w.p.ICMPType > 18 {
+// packet. It reports whether the packet goes on as any other does.
+func (n *Namespace) icmpIn(w *walk) bool {
+	wrong := ""
+	switch {
+	case w.p.Bad == "short":
+		wrong = "the header is not whole"
+	case w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0:
+		wrong = "bad checksum"
+	case w.p.ICMPType > lastICMPType:
+		wrong = "unknown type"
+	}
+	if wrong != "" {
 		n.stats["error"]++
-		w.say("nf_conntrack_icmpv4_error", "invalid: bad checksum or unknown type")
-		return
+		w.say("nf_conntrack_icmpv4_error", "invalid: "+wrong)
+		return false
 	}
-	if !w.p.IsError() {
-		n.notModelled("ICMP type %d: %s", w.p.ICMPType, w.p.Line())
-		return
+	if w.p.IsError() {
+		n.inetError(w)
+		return false
 	}
-	n.inetError(w)
+	return true
 }
 
 // inetError is nf_conntrack_inet_error: the quoted packet's tuple, inverted, is looked up. The error is
 // RELATED to the entry and changes nothing of it: no refresh, no reply, no accounting.
 func (n *Namespace) inetError(w *walk) {
-	if w.p.About == nil {
+	if !quoted(w.p) {
 		n.stats["error"]++
-		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet")
+		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet whose ports or type could be read")
 		return
 	}
 	inv, ok := w.p.About.Tuple().Inverse()
 	if ok {
 		var r ref
-		if r, ok = n.find(inv, w.at); ok && r.tuple().Dst == w.p.Dst {
+		if r, ok = n.lookup(w, inv); ok && r.tuple().Dst == w.p.Dst {
 			w.ct, w.info = r.e, related
 			if r.dir == reply {
 				w.info = relatedReply
@@ -51,7 +60,15 @@ func (n *Namespace) inetError(w *walk) {
 //
 // false means that the packet is dropped: no redirect about a flow that NAT has changed.
 func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
+	if w.p.Bad == "checksum" {
+		w.drop("nf_nat_icmp_reply_translation", "the checksum is wrong")
+		return false
+	}
 	const done = conntrack.SrcNATDone | conntrack.DstNATDone
+	if w.p.Bad == "checksum" { // with nf_conntrack_checksum=0, or one that the namespace itself sent
+		w.drop("nf_nat_icmp_reply_translation", "bad checksum")
+		return false
+	}
 	if w.p.ICMPType == redirectType && (!w.ct.status.Has(done) || w.ct.status&(conntrack.SrcNAT|conntrack.DstNAT) != 0) {
 		w.drop("nf_nat_icmp_reply_translation", "a redirect about a flow with NAT")
 		return false
@@ -73,13 +90,8 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	}
 	outer, _ := other.Inverse()
 	w.own()
-	if m == srcManip {
-		w.p.About.Dst, w.p.About.DstPort = other.Dst, other.DstPort
-		w.p.Src = outer.Src
-	} else {
-		w.p.About.Src, w.p.About.SrcPort = other.Src, other.SrcPort
-		w.p.Dst = outer.Dst
-	}
+	rewrite(w.p.About, other, dstManip-m)
+	rewrite(w.p, outer, m)
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
 	return true
 }
@@ -95,8 +107,8 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if about.p.IsError() {
-		return // never an error about an error
+	if isErrorToStack(about.p) || about.p.Proto == conntrack.ICMP && about.p.Len <= 20 {
+		return // never an error about an error, or about ICMP without a type
 	}
 	r, ok := n.routeOut(about.p.Src)
 	if !ok {
@@ -104,7 +116,9 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		return
 	}
 	quote := *about.p
-	quote.Bad = ""
+	if quote.Bad != "short" || quote.HasTuple() {
+		quote.Bad = "" // nobody looks at it
+	}
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
 	if n.isLocal(quote.Dst) {
@@ -114,7 +128,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
-	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
+	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo, shared: true}
 	if about.ct != nil {
 		w.info = relatedReply
 		if about.info.dir() == reply {

@@ -3,13 +3,14 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP, forwarded, sent by and delivered to the namespace itself (also over lo); ICMP errors
-// about UDP, those of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
+// What it covers: UDP and ICMP queries (echo, timestamp, information, address mask), forwarded, sent by and
+// delivered to the namespace itself (also over lo), and what its stack answers; ICMP errors about them, those
+// of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
 // and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
 // routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
 // The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
 //
-// What it does not cover: TCP and all other protocols, ICMP echo, IPv6, fragments, zones, helpers, clashes
+// What it does not cover: TCP and all other protocols, IPv6, fragments, zones, helpers, clashes
 // of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
 // of these is reported as not modelled, never guessed.
 package model
@@ -40,7 +41,8 @@ type Namespace struct {
 	links     map[string]*link
 	routes    []Route
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
-	byTuple   map[conntrack.Tuple]ref
+	bySlot    map[slot]ref
+	listings  int // entries that were put into the table
 	neigh     map[Neighbour]*neighState
 	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
@@ -56,7 +58,11 @@ type Namespace struct {
 	lastRange natRange              // of the last rule that gave a mapping
 	foundMore uint32                // how far above Stats the counter "found" may lie
 	serial    int
+	sourced   int // entries that were put in the by-source list
 	indexes   int
+	holds     []conntrack.Hold
+	waiting   []*walk // packets that are held, in the order of arrival
+	pressed   bool    // an early drop has found nothing
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
@@ -86,6 +92,8 @@ func (r Route) String() string {
 type entry struct {
 	serial      int
 	orig, reply conntrack.Tuple
+	zone        zone
+	listed      int // when it was put into the table, in the order of such; 0 while it was not
 	status      conntrack.Status
 	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
 	relative    int64          // ticks, while it is unconfirmed
@@ -94,10 +102,10 @@ type entry struct {
 	events      bool
 	count       [2]conntrack.Counters
 	mark        uint32
-	masqueraded int  // the index of the device for which the source was masqueraded, or 0
-	bySource    bool // in the by-source list of NAT
+	masqueraded int // the index of the device for which the source was masqueraded, or 0
+	bySource    int // its place in the by-source list of NAT, the newest with the highest number, or 0
 	pending     eventBits
-	held        int // packets that wait for a neighbour and hold a reference
+	held        int // packets that wait, at a hold or for a neighbour, and so refer to it
 	touched     conntrack.Span
 	whyStatus   string
 	whyTimeout  string
@@ -131,7 +139,7 @@ func New(cfg Config) *Namespace {
 	}
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(),
-		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
+		sysctls: map[string]string{}, links: map[string]*link{}, bySlot: map[slot]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
@@ -160,12 +168,12 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 		}
 		return copied[e]
 	}
-	cp.entries, cp.byTuple = nil, map[conntrack.Tuple]ref{}
+	cp.entries, cp.bySlot = nil, make(map[slot]ref, len(n.bySlot))
 	for _, e := range n.entries {
 		cp.entries = append(cp.entries, clone(e))
 	}
-	for t, r := range n.byTuple {
-		cp.byTuple[t] = ref{clone(r.e), r.dir}
+	for s, r := range n.bySlot {
+		cp.bySlot[s] = ref{clone(r.e), r.dir}
 	}
 	cp.neigh = map[Neighbour]*neighState{}
 	for k, s := range n.neigh {
@@ -174,6 +182,10 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from})
 		}
 		cp.neigh[k] = ns
+	}
+	cp.holds, cp.waiting = slices.Clone(n.holds), nil
+	for _, w := range n.waiting {
+		cp.waiting = append(cp.waiting, w.clone(clone))
 	}
 	cp.peers = map[netip.Addr]*peer{}
 	for a, p := range n.peers {
@@ -198,9 +210,11 @@ func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missin
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
 func (n *Namespace) Load(text string, noflush bool) error {
+	before := n.rules.Clone()
 	if err := n.rules.Restore(text, noflush); err != nil {
 		return err
 	}
+	n.dropUnhooked(before, text, noflush)
 	if n.cfg.Profile.Legacy {
 		n.rules.beginTurns(text)
 	}
@@ -273,6 +287,14 @@ func (n *Namespace) sysctl(key string, def int64) int64 {
 	return i
 }
 
+// given reads a numeric sysctl that nearly nobody changes: where it was not given it has its default.
+func (n *Namespace) given(key string, def int64) int64 {
+	if _, ok := n.sysctls[key]; !ok {
+		return def
+	}
+	return n.sysctl(key, def)
+}
+
 // isLocal reports whether an address is the namespace's own; on lo that holds for the whole subnet of an
 // address (fib_add_ifaddr).
 func (n *Namespace) isLocal(a netip.Addr) bool {
@@ -308,16 +330,16 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 
 // tracking reports whether the conntrack hooks are registered.
 func (n *Namespace) tracking() bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack()
+	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack() || len(n.holds) > 0
 }
 
 // Stats are the counters of conntrack -S that have moved.
 func (n *Namespace) Stats() map[string]uint32 { return n.stats }
 
 // Count is the range in which the namespace's count of entries may lie. Besides the live ones it holds
-// those whose time may be up but that nothing has collected, and those that were taken out of the table
-// while a packet that waits for its neighbour still refers to them (nf_conntrack_free runs with the last
-// reference).
+// those whose time may be up but that nothing has collected, and those that are not in the table while a packet
+// that waits still refers to them (nf_conntrack_free runs with the last reference): they were taken out of it, or
+// are not confirmed yet.
 func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 	for _, e := range n.entries {
 		if e.expiry.From > at.To {
@@ -327,21 +349,32 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 			most++
 		}
 	}
-	held := len(n.heldDying())
+	held := len(n.heldOutside())
 	return least + held, most + held
 }
 
-// heldDying are the entries that are out of the table while a packet that waits for its neighbour still
-// refers to them.
-func (n *Namespace) heldDying() (held []*entry) {
-	for _, s := range n.neigh {
-		for _, q := range s.queue {
-			if q.ct != nil && q.ct.status.Has(conntrack.Dying) && !slices.Contains(held, q.ct) {
-				held = append(held, q.ct)
-			}
+// heldOutside are the entries that are not in the table while a packet that waits, for its neighbour or at a
+// hold, refers to them.
+func (n *Namespace) heldOutside() (held []*entry) {
+	note := func(e *entry) {
+		if e != nil && e.outside() && !slices.Contains(held, e) {
+			held = append(held, e)
 		}
 	}
+	for _, s := range n.neigh {
+		for _, q := range s.queue {
+			note(q.ct)
+		}
+	}
+	for _, w := range n.waiting {
+		note(w.ct)
+	}
 	return held
+}
+
+// outside reports whether an entry is not in the table: deleted, or not confirmed yet.
+func (e *entry) outside() bool {
+	return e.status.Has(conntrack.Dying) || !e.status.Has(conntrack.Confirmed)
 }
 
 // StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken

@@ -134,7 +134,10 @@ func (n *Namespace) natSetup(w *walk, m manip, r natRange) {
 		e.whyReply = fmt.Sprintf("%s to %s by the first packet's rules (nf_nat_setup_info)", [...]string{"source NAT", "DNAT"}[m], next)
 	}
 	e.status |= m.doneBit()
-	e.bySource = e.bySource || m == srcManip
+	if m == srcManip && e.bySource == 0 {
+		n.sourced++
+		e.bySource = n.sourced
+	}
 }
 
 // oifChanged is nf_nat_oif_changed: a masqueraded entry whose packets now leave by another device is
@@ -162,13 +165,8 @@ func (n *Namespace) natPacket(w *walk, m manip) {
 	if !e.status.Has(bit) {
 		return
 	}
-	target := e.target(dir)
 	w.own()
-	if m == srcManip {
-		w.p.Src, w.p.SrcPort = target.Src, target.SrcPort
-	} else {
-		w.p.Dst, w.p.DstPort = target.Dst, target.DstPort
-	}
+	rewrite(w.p, e.target(dir), m)
 	w.say("nf_nat_packet", "rewritten to "+w.p.Tuple().String())
 }
 

@@ -25,12 +25,13 @@ type Outcome struct {
 	Entry     *conntrack.Tuple // the original tuple of the packet's entry
 	Asked     bool             // the destination NAT rules were asked
 	Steps     []Step
-	Dropped   string            // where and why, or ""
-	Local     bool              // delivered to the namespace's own stack
-	Before    string            // the time left of the packet's entry, such as "3s"; "" where the packet made it
-	After     string            // and behind the packet; "" where the packet gave it none
-	Delivered *conntrack.Packet // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
-	Left      []Left            // what leaves because of it, now
+	Dropped   string              // where and why, or ""
+	Held      conntrack.HoldPlace // where it waits until it is released, or ""
+	Local     bool                // delivered to the namespace's own stack
+	Before    string              // the time left of the packet's entry, such as "3s"; "" where the packet made it
+	After     string              // and behind the packet; "" where the packet gave it none
+	Delivered *conntrack.Packet   // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
+	Left      []Left              // what leaves because of it, now
 }
 
 // walk is a packet on its way through the hooks.
@@ -44,15 +45,19 @@ type walk struct {
 	ct        *entry
 	info      ctInfo
 	mark      uint32
+	tmpl      *template
+	zone      zone
 	asked     bool
 	before    string // see Outcome
 	after     string
 	hook      string
 	steps     []Step
 	dropped   string
-	notrack   bool
-	delivered *conntrack.Packet // what the namespace's own stack got last
-	lefts     []Left            // what leaves because of it
+	held      conntrack.HoldPlace // where it waits, or ""
+	next      int                 // the number of the hook behind the one at which it waits
+	shared    bool                // it is an error about a packet that is on its way with the same entry
+	delivered *conntrack.Packet   // what the namespace's own stack got last
+	lefts     []Left              // what leaves because of it
 }
 
 func (w *walk) say(fn, what string) { w.steps = append(w.steps, Step{w.hook, fn, what}) }
@@ -84,7 +89,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 }
 
 func (w *walk) outcome(n *Namespace) Outcome {
-	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
+	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Held: w.held, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
 	if n.tracking() {
 		o.CT = w.info.String()
 	}
@@ -128,11 +133,22 @@ func (n *Namespace) receive(w *walk) {
 	n.forward(w)
 }
 
-// martian says what is wrong with the addresses of a packet that came in on a device: a destination in
-// 127.0.0.0/8 (without route_localnet), or a source that is the namespace's own (fib_validate_source).
+// martian says what is wrong with the addresses of a packet that came in on a device: a source or destination
+// that nobody can have, or in 127.0.0.0/8 without route_localnet (ip_route_input_slow), or a source that is the
+// namespace's own (fib_validate_source).
 func (n *Namespace) martian(w *walk) string {
+	zero := func(a netip.Addr) bool { return a.Is4() && a.As4()[0] == 0 }
+	last := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
+	case w.p.Dst == last || w.p.Dst.IsMulticast():
+		n.notModelled("a packet for everybody: %s", w.p.Line())
+	case w.p.Src.IsMulticast() || w.p.Src == last || zero(w.p.Src):
+		return "source " + w.p.Src.String()
+	case zero(w.p.Dst):
+		return "destination " + w.p.Dst.String()
 	case w.in == loopback:
+	case w.p.Src.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
+		return "source " + w.p.Src.String()
 	case w.p.Dst.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
 		return "destination " + w.p.Dst.String()
 	case n.isLocal(w.p.Src) && !n.switchedOn(w.in, "accept_local"):
@@ -147,11 +163,16 @@ func (n *Namespace) track(w *walk) bool {
 	switch {
 	case w.ct != nil || w.info == untracked:
 		w.say("nf_conntrack_in", "seen before, as "+w.info.String()+": left alone")
-	case w.notrack:
+	case w.tmpl != nil && w.tmpl.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
 	case n.tracking():
+		w.zone = w.tmpl.zoneOf(w.mark)
 		n.conntrackIn(w)
+	}
+	w.tmpl = nil
+	if w.dropped != "" {
+		return false
 	}
 	n.noteCTInfo(w)
 	return true
@@ -165,7 +186,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	ev := w.evaluation(n)
 	v := ev.walk(n.rules, name, w.hook)
 	w.mark = ev.mark
-	w.notrack = w.notrack || ev.notrack
+	w.tmpl = ev.tmpl
 	if v != dropped {
 		if name == "filter" || ev.by != "" {
 			w.say(n.chainWalker(), fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
@@ -204,8 +225,12 @@ func (n *Namespace) deliver(w *walk) {
 	}
 	got := *w.p
 	w.delivered = &got
-	if w.p.IsError() {
+	if w.p.IsError() && w.p.Bad == "" {
 		n.heard = append(n.heard, got)
+		return
+	}
+	if w.p.Proto == conntrack.ICMP && w.p.Bad == "" {
+		n.icmpReceive(w)
 		return
 	}
 	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {
@@ -239,7 +264,7 @@ func (n *Namespace) forward(w *walk) {
 
 func (n *Namespace) postrouting(w *walk) bool {
 	w.hook = "POSTROUTING"
-	return n.table(w, "mangle") && n.natHook(w, w.hook, srcManip) && n.confirm(w)
+	return n.postroutingFrom(w, 0)
 }
 
 // towards notes where a route leads.

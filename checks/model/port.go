@@ -38,15 +38,15 @@ func (r natRange) holdsPort(p uint16) bool { return !r.hasPort || r.lo <= p && p
 func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 	if m == srcManip && !r.random {
 		if r.holdsAddr(cur.Src) && r.holdsPort(cur.SrcPort) { // nf_in_range
-			if !n.tupleTaken(cur, w) {
+			if !n.tupleTakenNew(cur, w) {
 				return cur
 			}
-		} else if t, ok := n.appropriateSource(cur, r, w.at); ok && !n.tupleTaken(t, w) {
+		} else if t, ok := n.appropriateSource(w.ct, cur, r, w.at); ok && !n.tupleTaken(t, w) {
 			w.say("find_appropriate_src", "another flow of this source has "+t.String())
 			return t
 		}
 	}
-	next := bestAddress(cur, m, r)
+	next := bestAddress(cur, m, r, w.ct.zone.id)
 	if !r.random {
 		if r.hasPort {
 			if r.holdsPort(portOf(next, m)) && (r.lo == r.hi || !n.tupleTaken(next, w)) {
@@ -63,9 +63,9 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 // was mapped to, if the range allows it. Whether that is still free is another question. An entry that was
 // deleted is in the by-source list for as long as a packet that waits for its neighbour holds it; one whose time is up,
 // until it is collected, which may have happened at any moment.
-func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
+func (n *Namespace) appropriateSource(own *entry, cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
 	for {
-		e := n.newestFrom(cur, r)
+		e := n.newestFrom(own, cur, r)
 		if e == nil {
 			return cur, false
 		}
@@ -74,18 +74,21 @@ func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange, at conntr
 			n.evict(e, "expired, collected")
 			continue
 		}
-		cur.Src, cur.SrcPort = e.reply.Dst, e.reply.DstPort
+		mapped, _ := e.reply.Inverse()
+		cur.Src, cur.SrcPort = mapped.Src, mapped.SrcPort
 		return cur, true
 	}
 }
 
-// newestFrom is the newest entry in the by-source list with the tuple's source whose mapping is in the range.
-func (n *Namespace) newestFrom(t conntrack.Tuple, r natRange) (newest *entry) {
-	for _, e := range slices.Concat(n.entries, n.heldDying()) {
-		if !e.bySource || newest != nil && e.serial < newest.serial || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
+// newestFrom is the newest entry in the by-source list, of the same zone and with the tuple's source, whose mapping is
+// in the range.
+func (n *Namespace) newestFrom(own *entry, t conntrack.Tuple, r natRange) (newest *entry) {
+	for _, e := range slices.Concat(n.entries, n.heldOutside()) {
+		if e.bySource == 0 || newest != nil && e.bySource <= newest.bySource || e.zone.in(original) != own.zone.in(original) || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
 			continue
 		}
-		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
+		mapped, _ := e.reply.Inverse()
+		if r.holdsAddr(mapped.Src) && r.holdsPort(mapped.SrcPort) {
 			newest = e
 		}
 	}
@@ -93,8 +96,8 @@ func (n *Namespace) newestFrom(t conntrack.Tuple, r natRange) (newest *entry) {
 }
 
 // bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
-// destination (of the source alone if persistent) leads.
-func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+// destination, and of the zone (of the source alone if persistent), leads.
+func bestAddress(t conntrack.Tuple, m manip, r natRange, zone uint16) conntrack.Tuple {
 	if !r.from.IsValid() {
 		return t
 	}
@@ -102,7 +105,7 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 	if r.from != r.to && a.Is4() {
 		var init uint32
 		if !r.persistent {
-			init = word(t.Dst)
+			init = word(t.Dst) ^ uint32(zone)
 		}
 		first := binary.BigEndian.Uint32(r.from.AsSlice())
 		span := binary.BigEndian.Uint32(r.to.AsSlice()) - first + 1
@@ -156,8 +159,9 @@ func jhash4(k, initval uint32) uint32 {
 	return c
 }
 
+// setPort sets the port of one end, or the one id that an ICMP query has.
 func setPort(t *conntrack.Tuple, m manip, port uint16) {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		t.DstPort = port
 	} else {
 		t.SrcPort = port
@@ -165,7 +169,7 @@ func setPort(t *conntrack.Tuple, m manip, port uint16) {
 }
 
 func portOf(t conntrack.Tuple, m manip) uint16 {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		return t.DstPort
 	}
 	return t.SrcPort
@@ -175,12 +179,45 @@ func portOf(t conntrack.Tuple, m manip) uint16 {
 // original tuple does not count.
 func (n *Namespace) tupleTaken(t conntrack.Tuple, w *walk) bool {
 	inv, _ := t.Inverse()
-	r, ok := n.find(inv, w.at)
-	if !ok || r.e.orig == w.ct.orig {
+	for _, r := range n.bucket(inv, w.ct.zone.in(reply), w.ct.zone) {
+		switch {
+		case n.expired(r.e, w.at):
+			n.evict(r.e, "expired")
+		case !w.ct.sameOriginal(r.e):
+			n.stats["found"]++
+			return true
+		}
+	}
+	return false
+}
+
+// sameOriginal reports whether two entries are of the same flow: the clash of such is left to be resolved later.
+func (e *entry) sameOriginal(o *entry) bool {
+	return e.orig == o.orig && e.zone.in(original) == o.zone.in(original)
+}
+
+// tupleTakenNew is nf_nat_used_tuple_new (6.12): a tuple that is to stay as it is counts as free although it is
+// taken, if the entry that has it is the same flow, seen from its other end, and without NAT.
+func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
+	if !n.tupleTaken(t, w) {
 		return false
 	}
-	n.stats["found"]++
-	return true
+	if n.cfg.Profile.Clash != ClashMergesCrosswise || !allowsClash(t.Proto) || w.ct.status&usesNAT != 0 {
+		return true
+	}
+	r, ok := n.findIn(w.ct.zone, t, w.at)
+	switch {
+	case !ok && n.cfg.Profile.ReverseLookup:
+		inv, _ := t.Inverse()
+		if r, ok = n.findIn(w.ct.zone, inv, w.at); !ok {
+			return false // as if the entry had gone away
+		}
+	case !ok:
+		return false
+	case r.dir != reply:
+		return true
+	}
+	return r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
 }
 
 // maxAttempts is how many ports in a row a search tries at first (NF_NAT_MAX_ATTEMPTS); each further
@@ -191,11 +228,15 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort {
+	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi
-	if !r.hasPort {
+	switch {
+	case r.hasPort:
+	case isICMP(t.Proto):
+		lo, hi = n.idRange()
+	default:
 		lo, hi = portClass(t.SrcPort)
 	}
 	s := search{n: n, w: w, t: t, m: m, lo: lo, size: int(hi-lo) + 1}
@@ -266,8 +307,7 @@ func (s *search) free(i int) bool {
 	t := s.t
 	setPort(&t, s.m, s.lo+uint16((i%s.size+s.size)%s.size))
 	inv, _ := t.Inverse()
-	r, ok := s.n.byTuple[inv]
-	return !ok || r.e.orig == s.w.ct.orig
+	return !slices.ContainsFunc(s.n.bucket(inv, s.w.ct.zone.in(reply), s.w.ct.zone), func(r ref) bool { return !s.w.ct.sameOriginal(r.e) })
 }
 
 func (s *search) anyFree() bool {

@@ -86,32 +86,13 @@ func (n *Namespace) hasCome(when, at conntrack.Span, question string) bool {
 	return n.choose(Choice{Kind: ChooseTiming, Subject: question, Options: 2}) == 0
 }
 
-// find looks a tuple up in the table (____nf_conntrack_find); an expired entry that it meets is evicted.
-func (n *Namespace) find(t conntrack.Tuple, at conntrack.Span) (ref, bool) {
-	r, ok := n.byTuple[t]
-	if !ok {
-		return ref{}, false
-	}
-	if n.expired(r.e, at) {
-		n.evict(r.e, "expired")
-		return ref{}, false
-	}
-	return r, true
-}
-
-// evict takes an entry out of the table and reports its end (nf_ct_delete).
+// evict takes an entry out of the table and reports its end (nf_ct_delete). Of one that was deleted before nothing
+// is left to do, though a packet may still have it.
 func (n *Namespace) evict(e *entry, why string) {
-	for i, x := range n.entries {
-		if x == e {
-			n.entries = append(n.entries[:i:i], n.entries[i+1:]...)
-			break
-		}
+	if e.status.Has(conntrack.Dying) {
+		return
 	}
-	for _, t := range []conntrack.Tuple{e.orig, e.reply} {
-		if n.byTuple[t].e == e {
-			delete(n.byTuple, t)
-		}
-	}
+	n.unlist(e)
 	e.status |= conntrack.Dying
 	n.destroyEvent(e, why)
 }
@@ -119,21 +100,23 @@ func (n *Namespace) evict(e *entry, why string) {
 // conntrackIn is nf_conntrack_in (nf_conntrack_core.c): find or make the entry, run the L4 tracker,
 // note a first reply.
 func (n *Namespace) conntrackIn(w *walk) {
-	if w.p.Bad == "short" && !w.p.HasTuple() || w.p.Bad == "fragment" {
+	if w.p.Bad == "short" && w.p.Proto != conntrack.ICMP && !w.p.HasTuple() || w.p.Bad == "fragment" {
 		n.stats["invalid"]++
 		w.say("nf_conntrack_in", "invalid: the L4 header cannot be read")
 		return
 	}
-	if w.p.Proto == conntrack.ICMP {
-		n.icmpIn(w)
+	if w.p.Proto == conntrack.ICMP && !n.icmpIn(w) {
 		return
 	}
-	if w.p.Proto != conntrack.UDP {
+	if w.p.Proto != conntrack.UDP && w.p.Proto != conntrack.ICMP {
 		n.notModelled("protocol %s: %s", conntrack.ProtocolName(w.p.Proto), w.p.Line())
 		return
 	}
-	n.resolveNormal(w)
-	if !n.udpPacket(w) {
+	known := n.resolveNormal(w)
+	if w.dropped != "" {
+		return
+	}
+	if !known || !n.handlePacket(w) {
 		w.ct, w.info = nil, noInfo
 		n.stats["invalid"]++
 		return
@@ -146,14 +129,28 @@ func (n *Namespace) conntrackIn(w *walk) {
 	}
 }
 
+// handlePacket is nf_conntrack_handle_packet: the tracker of the packet's protocol; false means INVALID.
+func (n *Namespace) handlePacket(w *walk) bool {
+	if w.p.Proto == conntrack.ICMP {
+		return n.icmpPacket(w)
+	}
+	return n.udpPacket(w)
+}
+
 // resolveNormal is resolve_normal_ct: look the tuple up, make an unconfirmed entry if there is none,
-// and derive ctinfo.
-func (n *Namespace) resolveNormal(w *walk) {
+// and derive ctinfo; false means that there can be none, as the tuple has no inverse.
+func (n *Namespace) resolveNormal(w *walk) bool {
 	t := w.p.Tuple()
-	_, was := n.byTuple[t]
-	r, ok := n.find(t, w.at)
-	if !ok {
-		w.ct = n.initConntrack(t)
+	before := len(n.entries)
+	r, ok := n.lookup(w, t)
+	if was := len(n.entries) < before; !ok {
+		if _, ok := t.Inverse(); !ok {
+			w.say("init_conntrack", "invalid: the tuple has no inverse")
+			return false
+		}
+		if !n.allocate(w, t) {
+			return false
+		}
 		w.info = isNew
 		missed := "no entry has this tuple"
 		if was {
@@ -161,7 +158,7 @@ func (n *Namespace) resolveNormal(w *walk) {
 		}
 		w.say("resolve_normal_ct", missed)
 		w.say("init_conntrack", "a new, unconfirmed entry; reply tuple "+w.ct.reply.String())
-		return
+		return true
 	}
 	w.ct = r.e
 	switch {
@@ -173,6 +170,7 @@ func (n *Namespace) resolveNormal(w *walk) {
 		w.info = isNew
 	}
 	w.say("resolve_normal_ct", "hit the entry of "+r.e.orig.Line()+" in "+[]string{"original", "reply"}[r.dir]+" direction: "+w.info.String())
+	return true
 }
 
 // initConntrack makes an unconfirmed entry (init_conntrack). Its extensions follow the sysctls of now.
@@ -207,7 +205,7 @@ func (n *Namespace) udpPacket(w *walk) bool {
 	} else {
 		n.refresh(w, n.udpTimeout(), "udp_timeout: answered, not older than 2 s")
 	}
-	if (stream || prof.Assured != AssuredAfterTwoSeconds) && !e.status.Has(conntrack.Assured) {
+	if (stream || prof.Assured != AssuredAfterTwoSeconds) && e.status&(conntrack.Assured|conntrack.NATClash) == 0 {
 		e.status |= conntrack.Assured
 		e.pending |= bitAssured
 		e.whyStatus = "assured: " + assuredReason(prof) + " (nf_conntrack_udp_packet)"
@@ -249,31 +247,39 @@ func (n *Namespace) udpError(w *walk) bool {
 	return true
 }
 
+// tracker names the function that tracks a protocol.
+func tracker(proto uint8) string {
+	if proto == conntrack.ICMP {
+		return "nf_conntrack_icmp_packet"
+	}
+	return "nf_conntrack_udp_packet"
+}
+
 // refresh is __nf_ct_refresh_acct: a new timeout, and the packet is counted.
 func (n *Namespace) refresh(w *walk, ticks int64, why string) {
-	e := w.ct
+	e, fn := w.ct, tracker(w.p.Proto)
 	e.account(w)
 	e.touched = w.at
 	if e.status.Has(conntrack.FixedTimeout) {
-		w.say("nf_conntrack_udp_packet", "the time left is fixed")
+		w.say(fn, "the time left is fixed")
 		return
 	}
-	e.whyTimeout = why + " (nf_conntrack_udp_packet, __nf_ct_refresh_acct)"
+	e.whyTimeout = why + " (" + fn + ", __nf_ct_refresh_acct)"
 	if !e.status.Has(conntrack.Confirmed) {
 		e.relative = ticks
 		w.after = fmt.Sprintf("%ds", ticks/n.cfg.HZ)
-		w.say("nf_conntrack_udp_packet", w.after+" once confirmed; "+why)
+		w.say(fn, w.after+" once confirmed; "+why)
 		return
 	}
 	w.before = n.left(e.expiry, w.at)
 	w.after = w.before
 	next := w.at.Add(ticks)
 	if gain := next.From - e.expiry.From; n.cfg.Profile.WholeSeconds && gain >= 0 && int64(gain) < n.cfg.HZ {
-		w.say("nf_conntrack_udp_packet", w.before+" left, less than a second to gain; "+why)
+		w.say(fn, w.before+" left, less than a second to gain; "+why)
 		return
 	}
 	w.after = n.left(next, w.at)
-	w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s -> %s left; %s", w.before, w.after, why))
+	w.say(fn, fmt.Sprintf("%s -> %s left; %s", w.before, w.after, why))
 	e.expiry = next
 }
 
@@ -292,8 +298,8 @@ func (n *Namespace) left(expiry, at conntrack.Span) string {
 	return fmt.Sprintf("%ds", max(0, int64(expiry.To-at.From)/n.cfg.HZ))
 }
 
-// confirm is nf_confirm and __nf_conntrack_confirm: put the entry of a packet in original direction
-// into the table under both tuples. It returns false if the packet is dropped.
+// confirm is nf_confirm: the entry of a packet in original direction goes into the table, and what has changed of
+// one that is there is told. It returns false if the packet is dropped.
 func (n *Namespace) confirm(w *walk) bool {
 	e := w.ct
 	if e == nil || w.info == untracked {
@@ -306,25 +312,5 @@ func (n *Namespace) confirm(w *walk) bool {
 	if w.info.dir() != original || w.info == related {
 		return true
 	}
-	for _, t := range []conntrack.Tuple{e.orig, e.reply} {
-		if _, taken := n.find(t, w.at); taken {
-			// The tracker's clash resolution (nf_ct_resolve_clash) helps only entries with the same original
-			// tuple or a free reply tuple; here, where packets come one by one, neither is the case.
-			n.stats["insert-failed"]++
-			n.stats["drop"]++
-			w.drop("__nf_conntrack_confirm", "another entry has the tuple "+t.Line())
-			return false
-		}
-	}
-	e.status |= conntrack.Confirmed
-	e.expiry = w.at.Add(e.relative)
-	n.entries = append(n.entries, e)
-	n.byTuple[e.orig] = ref{e, original}
-	n.byTuple[e.reply] = ref{e, reply}
-	w.say("__nf_conntrack_confirm", "in the table under both tuples, "+n.left(e.expiry, w.at)+" left")
-	if e.whyStatus == "" {
-		e.whyStatus = "confirmed at the last hook (__nf_conntrack_confirm)"
-	}
-	n.deliverEvents(w, conntrack.New)
-	return true
+	return n.insert(w)
 }
