@@ -84,6 +84,7 @@ type Uplink struct {
 	Port         string       // the router's device
 	Address      netip.Prefix // of the host's eth0
 	Gateway      netip.Addr   // of the router's port
+	Bare         bool         // eth0 gets neither address nor routes: the host's stack takes no part
 }
 
 // HostDevice is the name of a host's only device besides lo.
@@ -114,6 +115,12 @@ func Connect(u Uplink) error {
 	if err := u.Router.configure(u.Port, netip.PrefixFrom(u.Gateway, 32)); err != nil {
 		return err
 	}
+	if u.Bare {
+		if err := u.Host.configure(HostDevice, netip.Prefix{}); err != nil {
+			return err
+		}
+		return u.Router.AddRoute(Route{To: netip.PrefixFrom(u.Address.Addr(), 32), Dev: u.Port})
+	}
 	if err := u.Host.configure(HostDevice, u.Address); err != nil {
 		return err
 	}
@@ -123,15 +130,26 @@ func Connect(u Uplink) error {
 		u.Host.AddRoute(Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: u.Gateway, Dev: HostDevice}))
 }
 
-// configure finds a device, gives it its address without the subnet's route, and takes it up.
+// HardwareAddr is the link layer address of a device, and its index.
+func (n *Node) HardwareAddr(dev string) (net.HardwareAddr, int, error) {
+	link, err := n.nl.LinkByName(dev)
+	if err != nil {
+		return nil, 0, fmt.Errorf("find %s in %s: %w", dev, n.NS.Name(), err)
+	}
+	return link.Attrs().HardwareAddr, link.Attrs().Index, nil
+}
+
+// configure finds a device, gives it its address, if there is one, without the subnet's route, and takes it up.
 func (n *Node) configure(dev string, a netip.Prefix) error {
 	link, err := n.nl.LinkByName(dev)
 	if err != nil {
 		return fmt.Errorf("find %s in %s: %w", dev, n.NS.Name(), err)
 	}
 	n.ports[dev] = link.Attrs().Index
-	if err := n.AddAddress(dev, a); err != nil {
-		return err
+	if a.IsValid() {
+		if err := n.AddAddress(dev, a); err != nil {
+			return err
+		}
 	}
 	return n.SetLink(dev, true)
 }

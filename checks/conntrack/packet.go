@@ -47,6 +47,30 @@ func (p *Packet) Tuple() Tuple {
 	return t
 }
 
+// HasTuple reports whether a packet that is cut short still has the ports of its tuple: 4 bytes behind the IP header
+// (nf_ct_get_tuple in net/netfilter/nf_conntrack_core.c).
+func (p *Packet) HasTuple() bool {
+	const ports = 4
+	header := 20
+	if !p.Src.Is4() {
+		header = 40
+	}
+	return HasPorts(p.Proto) && p.Len >= header+ports
+}
+
+// QuotedL4 is how many bytes there are, of what an ICMP error quotes, behind the quoted IP header.
+func (p *Packet) QuotedL4() int {
+	if p.About == nil {
+		return 0
+	}
+	const icmp = 8
+	header := 20
+	if !p.Src.Is4() {
+		header = 40
+	}
+	return min(p.About.Len-header, p.Len-header-icmp-header)
+}
+
 // IsFragment reports whether the packet is a part of a larger one.
 func (p *Packet) IsFragment() bool { return p.Offset > 0 || p.More }
 

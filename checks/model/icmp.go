@@ -8,26 +8,35 @@ import (
 )
 
 // icmpIn is nf_conntrack_icmpv4_error (nf_conntrack_proto_icmp.c): checks, and the entry of a quoted
-// packet.
-func (n *Namespace) icmpIn(w *walk) {
-	if w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0 || w.p.ICMPType > 18 {
+// packet. It reports whether the packet goes on as any other does.
+func (n *Namespace) icmpIn(w *walk) bool {
+	wrong := ""
+	switch {
+	case w.p.Bad == "short":
+		wrong = "the header is not whole"
+	case w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0:
+		wrong = "bad checksum"
+	case w.p.ICMPType > lastICMPType:
+		wrong = "unknown type"
+	}
+	if wrong != "" {
 		n.stats["error"]++
-		w.say("nf_conntrack_icmpv4_error", "invalid: bad checksum or unknown type")
-		return
+		w.say("nf_conntrack_icmpv4_error", "invalid: "+wrong)
+		return false
 	}
-	if !w.p.IsError() {
-		n.notModelled("ICMP type %d: %s", w.p.ICMPType, w.p.Line())
-		return
+	if w.p.IsError() {
+		n.inetError(w)
+		return false
 	}
-	n.inetError(w)
+	return true
 }
 
 // inetError is nf_conntrack_inet_error: the quoted packet's tuple, inverted, is looked up. The error is
 // RELATED to the entry and changes nothing of it: no refresh, no reply, no accounting.
 func (n *Namespace) inetError(w *walk) {
-	if w.p.About == nil {
+	if !quoted(w.p) {
 		n.stats["error"]++
-		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet")
+		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet whose ports or type could be read")
 		return
 	}
 	inv, ok := w.p.About.Tuple().Inverse()
@@ -51,7 +60,15 @@ func (n *Namespace) inetError(w *walk) {
 //
 // false means that the packet is dropped: no redirect about a flow that NAT has changed.
 func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
+	if w.p.Bad == "checksum" {
+		w.drop("nf_nat_icmp_reply_translation", "the checksum is wrong")
+		return false
+	}
 	const done = conntrack.SrcNATDone | conntrack.DstNATDone
+	if w.p.Bad == "checksum" { // with nf_conntrack_checksum=0, or one that the namespace itself sent
+		w.drop("nf_nat_icmp_reply_translation", "bad checksum")
+		return false
+	}
 	if w.p.ICMPType == redirectType && (!w.ct.status.Has(done) || w.ct.status&(conntrack.SrcNAT|conntrack.DstNAT) != 0) {
 		w.drop("nf_nat_icmp_reply_translation", "a redirect about a flow with NAT")
 		return false
@@ -63,22 +80,25 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	if !w.ct.status.Has(bit) || w.p.About == nil {
 		return true
 	}
+	if w.p.QuotedL4() < l4ToRewrite {
+		w.drop("nf_nat_icmp_reply_translation", "the quote ends within the ports' header, which cannot be rewritten")
+		return false
+	}
 	other := w.ct.orig
 	if dir == original {
 		other = w.ct.reply
 	}
 	outer, _ := other.Inverse()
 	w.own()
-	if m == srcManip {
-		w.p.About.Dst, w.p.About.DstPort = other.Dst, other.DstPort
-		w.p.Src = outer.Src
-	} else {
-		w.p.About.Src, w.p.About.SrcPort = other.Src, other.SrcPort
-		w.p.Dst = outer.Dst
-	}
+	rewrite(w.p.About, other, dstManip-m)
+	rewrite(w.p, outer, m)
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
 	return true
 }
+
+// l4ToRewrite is how much of a quoted L4 header must be there for its ports to be rewritten, in bytes (udp_manip_pkt,
+// tcp_manip_pkt in net/netfilter/nf_nat_proto.c).
+const l4ToRewrite = 8
 
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
 const quoteLimit = 576 - 20 - 8
@@ -87,8 +107,8 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if about.p.IsError() {
-		return // never an error about an error
+	if isErrorToStack(about.p) || about.p.Proto == conntrack.ICMP && about.p.Len <= 20 {
+		return // never an error about an error, or about ICMP without a type
 	}
 	r, ok := n.routeOut(about.p.Src)
 	if !ok {
@@ -96,7 +116,9 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		return
 	}
 	quote := *about.p
-	quote.Bad = ""
+	if quote.Bad != "short" || quote.HasTuple() {
+		quote.Bad = "" // nobody looks at it
+	}
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
 	if n.isLocal(quote.Dst) {
@@ -150,12 +172,24 @@ func (n *Namespace) peer(a netip.Addr, at conntrack.Span) *peer {
 	return n.peers[a]
 }
 
+// fill puts a token into the bucket for each tick since the last time, up to a limit. A lazy one is left alone within a
+// tick, and so may hold more than the limit.
+func (p *peer) fill(at conntrack.Span, limit int64, lazy bool) {
+	least := min(p.least+max(0, int64(at.From-p.last.To)), limit)
+	most := min(p.most+max(0, int64(at.To-p.last.From)), limit)
+	switch {
+	case !lazy || at.From > p.last.To:
+		p.least, p.most = least, most
+	case at.To > p.last.From:
+		p.least, p.most = min(p.least, least), max(p.most, most)
+	}
+}
+
 // take fills the bucket with the time that has passed, up to a limit, and takes the cost of an error out of
 // it, if it is there.
 func (n *Namespace) take(to netip.Addr, at conntrack.Span, cost, limit int64) bool {
 	p := n.peer(to, at)
-	p.least = min(p.least+max(0, int64(at.From-p.last.To)), limit)
-	p.most = min(p.most+int64(at.To-p.last.From), limit)
+	p.fill(at, limit, n.cfg.Profile.LazyTokens)
 	p.last = at
 	switch {
 	case p.most < cost:

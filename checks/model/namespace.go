@@ -3,13 +3,14 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP, forwarded, sent by and delivered to the namespace itself (also over lo); ICMP errors
-// about UDP, those of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
+// What it covers: UDP and ICMP queries (echo, timestamp, information, address mask), forwarded, sent by and
+// delivered to the namespace itself (also over lo), and what its stack answers; ICMP errors about them, those
+// of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
 // and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
 // routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
 // The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
 //
-// What it does not cover: TCP and all other protocols, ICMP echo, IPv6, fragments, zones, helpers, clashes
+// What it does not cover: TCP and all other protocols, IPv6, fragments, zones, helpers, clashes
 // of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
 // of these is reported as not modelled, never guessed.
 package model
@@ -282,6 +283,14 @@ func (n *Namespace) sysctl(key string, def int64) int64 {
 		return def
 	}
 	return i
+}
+
+// given reads a numeric sysctl that nearly nobody changes: where it was not given it has its default.
+func (n *Namespace) given(key string, def int64) int64 {
+	if _, ok := n.sysctls[key]; !ok {
+		return def
+	}
+	return n.sysctl(key, def)
 }
 
 // isLocal reports whether an address is the namespace's own; on lo that holds for the whole subnet of an

@@ -165,13 +165,8 @@ func (n *Namespace) natPacket(w *walk, m manip) {
 	if !e.status.Has(bit) {
 		return
 	}
-	target := e.target(dir)
 	w.own()
-	if m == srcManip {
-		w.p.Src, w.p.SrcPort = target.Src, target.SrcPort
-	} else {
-		w.p.Dst, w.p.DstPort = target.Dst, target.DstPort
-	}
+	rewrite(w.p, e.target(dir), m)
 	w.say("nf_nat_packet", "rewritten to "+w.p.Tuple().String())
 }
 

@@ -133,11 +133,22 @@ func (n *Namespace) receive(w *walk) {
 	n.forward(w)
 }
 
-// martian says what is wrong with the addresses of a packet that came in on a device: a destination in
-// 127.0.0.0/8 (without route_localnet), or a source that is the namespace's own (fib_validate_source).
+// martian says what is wrong with the addresses of a packet that came in on a device: a source or destination
+// that nobody can have, or in 127.0.0.0/8 without route_localnet (ip_route_input_slow), or a source that is the
+// namespace's own (fib_validate_source).
 func (n *Namespace) martian(w *walk) string {
+	zero := func(a netip.Addr) bool { return a.Is4() && a.As4()[0] == 0 }
+	last := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
+	case w.p.Dst == last || w.p.Dst.IsMulticast():
+		n.notModelled("a packet for everybody: %s", w.p.Line())
+	case w.p.Src.IsMulticast() || w.p.Src == last || zero(w.p.Src):
+		return "source " + w.p.Src.String()
+	case zero(w.p.Dst):
+		return "destination " + w.p.Dst.String()
 	case w.in == loopback:
+	case w.p.Src.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
+		return "source " + w.p.Src.String()
 	case w.p.Dst.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
 		return "destination " + w.p.Dst.String()
 	case n.isLocal(w.p.Src) && !n.switchedOn(w.in, "accept_local"):
@@ -187,7 +198,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	if ev.reject == nil {
 		return false
 	}
-	if w.p.Bad != "checksum" { // nf_send_unreach answers no packet that it knows to be broken
+	if w.p.Bad == "" || w.p.Bad == "length" { // nf_send_unreach answers no packet whose checksum is wrong, or not there
 		n.ownError(w, 3, *ev.reject)
 	}
 	return false
@@ -210,8 +221,12 @@ func (n *Namespace) deliver(w *walk) {
 	}
 	got := *w.p
 	w.delivered = &got
-	if w.p.IsError() {
+	if w.p.IsError() && w.p.Bad == "" {
 		n.heard = append(n.heard, got)
+		return
+	}
+	if w.p.Proto == conntrack.ICMP && w.p.Bad == "" {
+		n.icmpReceive(w)
 		return
 	}
 	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {

@@ -41,12 +41,12 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 			if !n.tupleTakenNew(cur, w) {
 				return cur
 			}
-		} else if t, ok := n.appropriateSource(w.ct, cur, r); ok && !n.tupleTaken(t, w) {
+		} else if t, ok := n.appropriateSource(w.ct, cur, r, w.at); ok && !n.tupleTaken(t, w) {
 			w.say("find_appropriate_src", "another flow of this source has "+t.String())
 			return t
 		}
 	}
-	next := bestAddress(cur, m, r)
+	next := bestAddress(cur, m, r, w.ct.zone.id)
 	if !r.random {
 		if r.hasPort {
 			if r.holdsPort(portOf(next, m)) && (r.lo == r.hi || !n.tupleTaken(next, w)) {
@@ -61,24 +61,43 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 
 // appropriateSource is find_appropriate_src: what the newest entry with the same source address and port
 // was mapped to, if the range allows it. Whether that is still free is another question. An entry that was
-// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it.
-func (n *Namespace) appropriateSource(own *entry, cur conntrack.Tuple, r natRange) (conntrack.Tuple, bool) {
-	found, newest := cur, 0
-	for _, e := range slices.Concat(n.entries, n.heldOutside()) {
-		if e.bySource <= newest || e.zone.in(original) != own.zone.in(original) || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
+// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it; one whose time is up,
+// until it is collected, which may have happened at any moment.
+func (n *Namespace) appropriateSource(own *entry, cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
+	for {
+		e := n.newestFrom(own, cur, r)
+		if e == nil {
+			return cur, false
+		}
+		if !e.status.Has(conntrack.Dying) && e.expiry.From <= at.To && n.choose(Choice{Kind: ChooseTiming, Options: 2,
+			Subject: "is " + e.orig.Line() + ", whose time is up, still in the by-source list?"}) != 0 {
+			n.evict(e, "expired, collected")
 			continue
 		}
-		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
-			newest = e.bySource
-			found.Src, found.SrcPort = e.reply.Dst, e.reply.DstPort
+		mapped, _ := e.reply.Inverse()
+		cur.Src, cur.SrcPort = mapped.Src, mapped.SrcPort
+		return cur, true
+	}
+}
+
+// newestFrom is the newest entry in the by-source list, of the same zone and with the tuple's source, whose mapping is
+// in the range.
+func (n *Namespace) newestFrom(own *entry, t conntrack.Tuple, r natRange) (newest *entry) {
+	for _, e := range slices.Concat(n.entries, n.heldOutside()) {
+		if e.bySource == 0 || newest != nil && e.bySource <= newest.bySource || e.zone.in(original) != own.zone.in(original) || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
+			continue
+		}
+		mapped, _ := e.reply.Inverse()
+		if r.holdsAddr(mapped.Src) && r.holdsPort(mapped.SrcPort) {
+			newest = e
 		}
 	}
-	return found, newest > 0
+	return newest
 }
 
 // bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
-// destination (of the source alone if persistent) leads.
-func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+// destination, and of the zone (of the source alone if persistent), leads.
+func bestAddress(t conntrack.Tuple, m manip, r natRange, zone uint16) conntrack.Tuple {
 	if !r.from.IsValid() {
 		return t
 	}
@@ -86,7 +105,7 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 	if r.from != r.to && a.Is4() {
 		var init uint32
 		if !r.persistent {
-			init = word(t.Dst)
+			init = word(t.Dst) ^ uint32(zone)
 		}
 		first := binary.BigEndian.Uint32(r.from.AsSlice())
 		span := binary.BigEndian.Uint32(r.to.AsSlice()) - first + 1
@@ -140,8 +159,9 @@ func jhash4(k, initval uint32) uint32 {
 	return c
 }
 
+// setPort sets the port of one end, or the one id that an ICMP query has.
 func setPort(t *conntrack.Tuple, m manip, port uint16) {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		t.DstPort = port
 	} else {
 		t.SrcPort = port
@@ -149,7 +169,7 @@ func setPort(t *conntrack.Tuple, m manip, port uint16) {
 }
 
 func portOf(t conntrack.Tuple, m manip) uint16 {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		return t.DstPort
 	}
 	return t.SrcPort
@@ -186,14 +206,18 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 		return true
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
-	if !ok && n.cfg.Profile.ReverseLookup {
+	switch {
+	case !ok && n.cfg.Profile.ReverseTaken:
 		inv, _ := t.Inverse()
-		r, ok = n.findIn(w.ct.zone, inv, w.at)
-	}
-	if !ok {
+		if r, ok = n.findIn(w.ct.zone, inv, w.at); !ok {
+			return false // as if the entry had gone away
+		}
+	case !ok:
 		return false
+	case r.dir != reply:
+		return true
 	}
-	return r.dir != reply || r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
+	return r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
 }
 
 // maxAttempts is how many ports in a row a search tries at first (NF_NAT_MAX_ATTEMPTS); each further
@@ -204,11 +228,15 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort {
+	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi
-	if !r.hasPort {
+	switch {
+	case r.hasPort:
+	case isICMP(t.Proto):
+		lo, hi = n.idRange()
+	default:
 		lo, hi = portClass(t.SrcPort)
 	}
 	s := search{n: n, w: w, t: t, m: m, lo: lo, size: int(hi-lo) + 1}

@@ -36,12 +36,13 @@ type Profile struct {
 	WholeRange bool
 	// RandomDestination: a search for a destination port starts anywhere (5.0 to 6.7), else at the first one.
 	RandomDestination bool
+	// LazyTokens: the tokens of ICMP errors are counted anew, and cut to their limit, only in a tick in which they were not yet
+	// (inet_peer_xrlim_allow in net/ipv4/inetpeer.c, from 6.14; seen on 6.18).
+	LazyTokens bool
 	// Clash: what becomes of a packet whose entry cannot go into the table. A packet that joins another entry counts
 	// as clash_resolve from 5.10, as insert_failed before.
-	Clash ClashRule
-	// ReverseLookup: NAT looks for the entry that has a tuple by its reply tuple too, so that not every flow with NAT
-	// passes for one without (6.16; 50d9ce9679dd).
-	ReverseLookup bool
+	Clash         ClashRule
+	ReverseTaken  bool // of a tuple that is taken, NAT finds the entry that has it in whichever direction (6.16)
 	OneVictim     bool // an early drop takes one entry (up to 4.5), else all that one hash chain has
 	CollectsEarly bool // a full table makes the garbage collector take what is not ASSURED (4.12)
 	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
@@ -64,7 +65,7 @@ func profiles() []Profile {
 		{Name: "6.1", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.6", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.12", Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", ReverseLookup: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
+		{Name: "6.18", ReverseTaken: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
 	}
 }
 

@@ -48,6 +48,17 @@ func (n *Namespace) predicted(e *entry) Predicted {
 	return p
 }
 
+// Decided reports whether it is certain, for each entry, whether its time is up at a Span: then a read or a deletion
+// meets no choice.
+func (n *Namespace) Decided(at conntrack.Span) bool {
+	for _, e := range n.entries {
+		if e.expiry.From <= at.To && e.expiry.To > at.From {
+			return false
+		}
+	}
+	return true
+}
+
 // Get reads one entry of the default zone by a tuple of either direction (ctnetlink_get_conntrack); an expired one
 // is evicted.
 func (n *Namespace) Get(at conntrack.Span, t conntrack.Tuple) (Predicted, bool) {

@@ -21,6 +21,7 @@ type evaluation struct {
 	nat     func(target) verdict
 	tmpl    *template
 	reject  *uint8 // the ICMP code with which a rule rejects the packet
+	hotdrop bool   // a match refused to look at the packet, which is dropped
 }
 
 func (w *walk) evaluation(n *Namespace) *evaluation {
@@ -60,7 +61,12 @@ func (e *evaluation) walk(rs *Ruleset, tableName, chainName string) verdict {
 func (e *evaluation) run(t *table, c *chain) verdict {
 	for _, r := range c.rules {
 		e.rule = r
-		if !e.matches(r) {
+		matched := e.matches(r)
+		if e.hotdrop {
+			e.by = r.name(t)
+			return dropped
+		}
+		if !matched {
 			continue
 		}
 		r.count.Packets++
@@ -80,6 +86,19 @@ func (e *evaluation) matches(r *rule) bool {
 		}
 	}
 	return true
+}
+
+// portsAt reports whether there are ports to be looked at. A match of iptables-legacy (udp_mt in net/netfilter/xt_tcpudp.c, multiport_mt)
+// drops a packet in which the header that it needs, of so many bytes, is cut short; nftables reads the ports alone.
+func (e *evaluation) portsAt(need int) bool {
+	if e.p.Bad != "short" {
+		return true
+	}
+	if e.ns.cfg.Profile.Legacy && (need > 4 || !e.p.HasTuple()) {
+		e.hotdrop = true
+		return false
+	}
+	return e.p.HasTuple()
 }
 
 // apply runs a rule's target; leave ends the chain without a verdict.

@@ -147,34 +147,3 @@ func TestJiffies(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestDecodeIPv4(t *testing.T) {
-	udp := []byte{0x45, 0, 0, 32, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x9c, 0x75, 0, 53, 0, 12, 0xbe, 0xef, 'a', 'b', 'c', 'd'}
-	if p := decodeIPv4(udp, true); p.Line() != "udp 10.0.0.1:40053 > 10.0.0.2:53 len 32 ttl 64 ip-id 4660" {
-		t.Errorf("%s", p.Line())
-	}
-	if p := decodeIPv4(udp, false); p.Bad != "checksum" {
-		t.Errorf("bad checksum: %q", p.Bad)
-	}
-	short := append([]byte(nil), udp...)
-	short[25] = 200
-	if p := decodeIPv4(short, true); p.Bad != "length" {
-		t.Errorf("bad length: %q", p.Bad)
-	}
-	frag := append([]byte(nil), udp...)
-	frag[7] = 1
-	if p := decodeIPv4(frag, true); p.Bad != "fragment" {
-		t.Errorf("fragment: %q", p.Bad)
-	}
-	for i := range udp {
-		decodeIPv4(udp[:i], false) // must not panic
-	}
-}
-
-func FuzzDecodeIPv4(f *testing.F) {
-	f.Add([]byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 3, 3, 0, 0, 0, 0, 0, 0, 0x45}, false)
-	f.Fuzz(func(t *testing.T, b []byte, verified bool) {
-		decodeIPv4(b, verified)
-		decodeARP(b)
-	})
-}

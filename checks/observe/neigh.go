@@ -4,6 +4,7 @@ package observe
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 
@@ -21,7 +22,7 @@ type NeighbourLost struct {
 	Addr    netip.Addr
 }
 
-// Neighbours listens to a namespace's IPv4 neighbour table.
+// Neighbours listens to a namespace's neighbour tables, of IPv4 and IPv6.
 type Neighbours struct {
 	updates chan netlink.NeighUpdate
 	stop    chan struct{}
@@ -59,13 +60,23 @@ func (w *Neighbours) fail(err error) {
 func (w *Neighbours) collect() {
 	defer w.done.Done()
 	for u := range w.updates {
-		if u.Family != unix.AF_INET || u.Type != unix.RTM_DELNEIGH && u.State&unix.NUD_FAILED == 0 {
+		if u.Type != unix.RTM_DELNEIGH && u.State&unix.NUD_FAILED == 0 {
 			continue
 		}
-		if a, ok := netip.AddrFromSlice(u.IP.To4()); ok {
+		if a, ok := neighbour(u.Family, u.IP); ok && !a.IsMulticast() {
 			w.lost = append(w.lost, NeighbourLost{Monotonic(), u.LinkIndex, a})
 		}
 	}
+}
+
+func neighbour(family int, ip net.IP) (a netip.Addr, ok bool) {
+	switch family {
+	case unix.AF_INET:
+		return netip.AddrFromSlice(ip.To4())
+	case unix.AF_INET6:
+		return netip.AddrFromSlice(ip.To16())
+	}
+	return a, false
 }
 
 // Close ends the watch and returns what was lost, in the order of arrival.

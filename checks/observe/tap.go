@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,20 +17,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctlab/checks/conntrack"
+	"ctlab/checks/wire"
 	"ctlab/internal/netns"
 )
 
-// Frame is what the tap saw: an IPv4 packet or an ARP message, on its way in or out of a device.
+// Frame is what the tap saw: an IP packet, or an ARP or neighbour discovery message, on its way in or out of a device.
 type Frame struct {
 	At      int64 // CLOCK_MONOTONIC, ns; taken in the softirq that then runs the hooks
 	Ifindex int
 	Out     bool
-	Packet  *conntrack.Packet // nil for ARP
+	Packet  *conntrack.Packet // nil for a message about neighbours
 	ARP     *ARP
 	Raw     []byte // from the network header on
 }
 
-// ARP is an ARP message for IPv4.
+// ARP is an ARP message for IPv4, or for IPv6 a neighbour solicitation or, as a reply, an advertisement.
 type ARP struct {
 	Reply          bool
 	Sender, Target netip.Addr
@@ -55,6 +57,7 @@ type Tap struct {
 	pos      int
 	offset   int64 // wall clock minus monotonic
 	done     sync.WaitGroup
+	more     chan struct{}
 	mu       sync.Mutex
 	frames   []Frame
 	err      error
@@ -73,7 +76,7 @@ func Open(ns *netns.NS) (*Tap, error) {
 
 // open makes a tap from which nobody reads yet.
 func open(ns *netns.NS) (*Tap, error) {
-	t := &Tap{fd: -1, stop: -1, offset: WallOffset()}
+	t := &Tap{fd: -1, stop: -1, offset: WallOffset(), more: make(chan struct{}, 1)}
 	err := ns.Do(func() (err error) {
 		t.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		return err
@@ -135,13 +138,28 @@ func (t *Tap) drain() {
 			t.mu.Lock()
 			t.frames = append(t.frames, fr)
 			t.mu.Unlock()
+			select {
+			case t.more <- struct{}{}:
+			default: // it is known already
+			}
 		}
 		atomic.StoreUint32(&h.Status, unix.TP_STATUS_KERNEL)
 		t.pos = (t.pos + 1) % frames
 	}
 }
 
-// decode copies a frame out of the ring; ok is false for what is neither IPv4 nor ARP.
+// SoFar is what the tap has seen up to now, behind the first n frames, and how many there are in all.
+func (t *Tap) SoFar(n int) (seen []Frame, all int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.frames[min(n, len(t.frames)):]), len(t.frames)
+}
+
+// More receives when the tap has seen more than before. It has one reader.
+func (t *Tap) More() <-chan struct{} { return t.more }
+
+// decode copies a frame out of the ring; ok is false for what is neither a packet that reaches the hooks nor a message
+// about neighbours.
 func (t *Tap) decode(h *unix.Tpacket2Hdr, f []byte) (fr Frame, ok bool) {
 	const align = unix.TPACKET_ALIGNMENT
 	ll := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&f[(unix.SizeofTpacket2Hdr+align-1)&^(align-1)]))
@@ -157,16 +175,37 @@ func (t *Tap) decode(h *unix.Tpacket2Hdr, f []byte) (fr Frame, ok bool) {
 	}
 	fr.Raw = append([]byte(nil), f[h.Net:end]...)
 	switch htons(ll.Protocol) {
-	case unix.ETH_P_IP:
+	case unix.ETH_P_IP, unix.ETH_P_IPV6:
 		// An offloaded checksum is not filled in yet; the kernel takes it as good.
 		verified := h.Status&(unix.TP_STATUS_CSUMNOTREADY|unix.TP_STATUS_CSUM_VALID) != 0
-		fr.Packet = decodeIPv4(fr.Raw, verified)
-		return fr, fr.Packet != nil
+		fr.ip(int(h.Len), verified)
 	case unix.ETH_P_ARP:
 		fr.ARP = decodeARP(fr.Raw)
-		return fr, fr.ARP != nil
 	}
-	return fr, false
+	return fr, fr.Packet != nil || fr.ARP != nil
+}
+
+// ip reads an IP packet that was so long on the wire. Messages by which IPv6 manages the link are no packets: the kernel
+// makes them by itself, and does not track them.
+func (fr *Frame) ip(size int, verified bool) {
+	var p conntrack.Packet
+	var ok bool
+	switch {
+	case size > len(fr.Raw):
+		p, ok = wire.DecodeCut(fr.Raw, size)
+	case verified:
+		p, ok = wire.DecodeUnverified(fr.Raw)
+	default:
+		p, ok = wire.Decode(fr.Raw)
+	}
+	if !ok {
+		return
+	}
+	if p.Proto == conntrack.ICMPv6 && managesLink(p.ICMPType) {
+		fr.ARP = decodeND(&p, fr.Raw)
+		return
+	}
+	fr.Packet = &p
 }
 
 // Close stops the tap and returns what it saw, in the order in which the kernel put it into the ring,

@@ -180,6 +180,13 @@ type replay struct {
 func (run *replay) input(r Record) {
 	var next []*hypothesis
 	for _, h := range run.live {
+		if (r.Kind == Get || r.Kind == Dump || r.Kind == Delete) && h.ns.Decided(r.Span) { // no choice, so no copy
+			if err := h.apply(r); err != nil {
+				run.lose("%v", err)
+			}
+			next = append(next, h)
+			continue
+		}
 		forks := run.fork(h, r)
 		next = append(next, forks...)
 	}
@@ -243,10 +250,20 @@ func (run *replay) lookAhead(c model.Choice) int {
 	if err != nil {
 		return 0
 	}
-	for _, r := range run.trace.Records[run.at:] {
-		port, ok := portIn(r, c, &want)
-		if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-			return a
+	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
+	// another packet's.
+	for _, leaving := range []bool{true, false} {
+		if leaving && c.Own {
+			continue
+		}
+		for _, r := range run.trace.Records[run.at:] {
+			if leaving && r.Kind != Left {
+				continue
+			}
+			port, ok := portIn(r, c, &want)
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
+				return a
+			}
 		}
 	}
 	return 0
@@ -260,6 +277,9 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		_, p, err := devicePacket(r.Args)
 		if err != nil || p.Proto != want.Proto || p.Len != want.Len || p.ID != want.ID && !c.Own {
 			return 0, false
+		}
+		if want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 {
+			return p.ICMPID, p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
 		}
 		if c.Destination {
 			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own
@@ -279,7 +299,7 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 	default:
 		return 0, false
 	}
-	if c.Destination {
+	if c.Destination || want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 { // which have one id, not two ports
 		return e.Reply.SrcPort, e.Orig == c.Flow
 	}
 	return e.Reply.DstPort, e.Orig == c.Flow

@@ -121,7 +121,7 @@ func (g *Ground) buildLinks() error {
 			return fmt.Errorf("uplink of %s: %w", spec.Name, err)
 		}
 		at, err := g.clock.during(func() error {
-			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Address: spec.Address, Gateway: spec.Gateway})
+			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Address: spec.Address, Gateway: spec.Gateway, Bare: spec.Wire})
 		})
 		if err != nil {
 			return err
@@ -131,6 +131,11 @@ func (g *Ground) buildLinks() error {
 		t.rec.did(at, trace.Link, spec.Port+" up", "")
 		t.rec.did(at, trace.Address, spec.Port+" "+gateway.String(), "")
 		t.rec.did(at, trace.Routing, topology.Route{To: netip.PrefixFrom(spec.Address.Addr(), 32), Dev: spec.Port}.String(), "")
+		if spec.Wire {
+			if err := g.openWire(spec, t); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -139,8 +144,10 @@ func (g *Ground) buildLinks() error {
 func (g *Ground) buildAddresses() error {
 	for _, spec := range g.lab.Nodes {
 		for _, a := range spec.Also {
-			if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
-				return err
+			if !spec.Wire {
+				if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
+					return err
+				}
 			}
 			route := lab.Route{To: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Dev: spec.Port}
 			if err := g.Route(spec.Uplink, "add", route); err != nil {

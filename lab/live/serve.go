@@ -147,12 +147,13 @@ func (c *ownConn) Close() error {
 const headers = 20 + 8
 
 // sent records a datagram that a socket of the node's own sent. What failed before a packet was made, for
-// want of a route or because of an earlier error, is none; what the rules refused is.
+// want of a route or because of an earlier error, is none; what the rules refused is. A UDP socket asks for DF unless it was
+// told otherwise (ip_dont_fragment; net.ipv4.ip_no_pmtu_disc is 0).
 func (t *tracked) sent(at kernel.Moment, from, to netip.AddrPort, payload int, err error) {
 	if err != nil && !isRefusedByRules(err) {
 		return
 	}
 	p := conntrack.Packet{Proto: conntrack.UDP, Src: from.Addr(), SrcPort: from.Port(), Dst: to.Addr().Unmap(), DstPort: to.Port(),
-		Len: headers + payload, TTL: t.ttl}
+		Len: headers + payload, TTL: t.ttl, DF: true}
 	t.rec.called(at, trace.Send, p.Line())
 }

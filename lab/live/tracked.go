@@ -14,6 +14,7 @@ import (
 	"ctlab/checks/kernel"
 	"ctlab/checks/observe"
 	"ctlab/checks/trace"
+	"ctlab/internal/queue"
 	"ctlab/lab"
 	"ctlab/topology"
 )
@@ -29,6 +30,7 @@ type tracked struct {
 	tapErr error
 	table  *kernel.Table
 	ears   *kernel.Listener
+	queue  *queue.Queue // of packets that are held; nil as long as none were
 	neigh  *observe.Neighbours
 	own    map[netip.Addr]bool // addresses that it has or had
 	ttl    uint8               // net.ipv4.ip_default_ttl
@@ -43,6 +45,7 @@ var inputSysctls = []string{
 	"net.ipv4.icmp_ratelimit", defaultTTL, "net.ipv4.ip_forward",
 	"net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects",
 	"net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_checksum",
+	"net.netfilter.nf_conntrack_icmp_timeout", "net.netfilter.nf_conntrack_generic_timeout",
 	"net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream",
 }
 
@@ -172,6 +175,9 @@ func (t *tracked) stop() error {
 			err = nil
 		}
 		errs = append(errs, err)
+	}
+	if t.queue != nil {
+		errs = append(errs, t.queue.Close())
 	}
 	if t.ears != nil {
 		heard, lost, err := t.ears.Close()

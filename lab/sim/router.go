@@ -21,6 +21,7 @@ type tracked struct {
 	ns      *model.Namespace
 	records []trace.Record
 	events  []conntrack.Event
+	passed  []lab.Passed
 }
 
 func (g *Ground) track(n *node) *tracked {
@@ -48,6 +49,8 @@ func defaults(p model.Profile) []lab.Sysctl {
 		{Name: "net.ipv4.ip_forward", Value: "1"},
 		{Name: "net.netfilter.nf_conntrack_acct", Value: "1"},
 		{Name: "net.netfilter.nf_conntrack_checksum", Value: "1"},
+		{Name: "net.netfilter.nf_conntrack_generic_timeout", Value: "600"},
+		{Name: "net.netfilter.nf_conntrack_icmp_timeout", Value: "30"},
 		{Name: "net.netfilter.nf_conntrack_udp_timeout", Value: "30"},
 		{Name: "net.netfilter.nf_conntrack_udp_timeout_stream", Value: strconv.Itoa(p.StreamTimeout)},
 	}
@@ -81,6 +84,7 @@ func (t *tracked) record(kind trace.Kind, args, text string) {
 // receive is a packet that arrives on a port.
 func (t *tracked) receive(port string, p conntrack.Packet) {
 	t.record(trace.Packet, trace.PacketArgs(port, &p), "")
+	t.pass(port, false, p)
 	t.handle(t.ns.Packet(t.span(), port, p))
 }
 
@@ -120,6 +124,7 @@ func (t *tracked) handle(o model.Outcome) {
 func (t *tracked) leave(lefts []model.Left) {
 	for _, l := range lefts {
 		t.record(trace.Left, trace.PacketArgs(l.Dev, &l.Packet), "")
+		t.pass(l.Dev, true, l.Packet)
 		t.node.wire(l.Dev, l.Packet)
 	}
 	t.hear()

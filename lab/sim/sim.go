@@ -129,12 +129,20 @@ func (g *Ground) connect(spec *lab.Node) error {
 		return err
 	}
 	for _, a := range append([]netip.Prefix{spec.Address}, spec.Also...) {
+		if spec.Silent {
+			break // nobody answers for its addresses
+		}
 		if err := n.addAddress(hostDevice, a); err != nil {
 			return err
 		}
+	}
+	for _, a := range append([]netip.Prefix{spec.Address}, spec.Also...) {
 		if err := router.addRoute(lab.Route{To: netip.PrefixFrom(a.Addr(), 32), Dev: port.name}); err != nil {
 			return err
 		}
+	}
+	if spec.Wire {
+		return nil // it has no stack that could have routes
 	}
 	if err := n.addRoute(lab.Route{To: netip.PrefixFrom(spec.Gateway, 32), Dev: hostDevice}); err != nil {
 		return err
@@ -144,6 +152,7 @@ func (g *Ground) connect(spec *lab.Node) error {
 
 // Ready begins the clock.
 func (g *Ground) Ready() error {
+	g.announce()
 	g.origin = g.now
 	return nil
 }

@@ -121,7 +121,7 @@ func (s *socket) send(to netip.AddrPort, m message) sockError {
 		src = a
 	}
 	p := conntrack.Packet{Proto: conntrack.UDP, Src: src, SrcPort: s.local.Port(), Dst: to.Addr(), DstPort: to.Port(),
-		Len: m.length(), ID: n.g.nextID(), TTL: n.ttl()}
+		Len: m.length(), ID: n.g.nextID(), TTL: n.ttl(), DF: true}
 	n.g.payload[p.ID] = m
 	if n.tracked != nil {
 		return n.tracked.send(p)
@@ -157,7 +157,9 @@ func (n *node) deliver(p conntrack.Packet) bool {
 
 // ICMP types and codes that the simulation names.
 const (
+	echoReply       uint8 = 0
 	unreachable     uint8 = 3
+	echoRequest     uint8 = 8
 	timeExceeded    uint8 = 11
 	parameter       uint8 = 12
 	hostUnreachable uint8 = 1
