@@ -47,6 +47,7 @@ type Namespace struct {
 	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
 	events    []Event
+	ctinfos   []CTInfo
 	listening bool
 	sockets   []Socket
 	heard     []conntrack.Packet
@@ -151,6 +152,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp.rules = n.rules.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
 	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
+	cp.ctinfos = slices.Clone(n.ctinfos)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
 	cp.links = map[string]*link{}
 	for name, l := range n.links {
@@ -209,13 +211,11 @@ func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missin
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
 func (n *Namespace) Load(text string, noflush bool) error {
-	if len(n.waiting) > 0 {
-		// With the hook of a chain that goes the kernel drops them, and behind one that comes they meet the wrong hook.
-		n.notModelled("rules are loaded while %d packets are held", len(n.waiting))
-	}
+	before := n.rules.Clone()
 	if err := n.rules.Restore(text, noflush); err != nil {
 		return err
 	}
+	n.dropUnhooked(before, text, noflush)
 	if n.cfg.Profile.Legacy {
 		n.rules.beginTurns(text)
 	}

@@ -13,6 +13,7 @@ import (
 func (h *hypothesis) apply(r Record) error {
 	err := h.feed(r)
 	h.events = append(h.events, h.ns.Events()...)
+	h.predictCTInfo(r.At)
 	if err != nil {
 		return fmt.Errorf("input %q: %w", r.String(), err)
 	}

@@ -325,5 +325,9 @@ func (h *hypothesis) fingerprint() string {
 		fmt.Fprintln(&b, e.Kind, e.At, e.Entry.String(), e.Expiry)
 	}
 	fmt.Fprintln(&b, h.early, h.open, h.single, h.ended, h.reading)
+	for _, c := range h.ctinfos {
+		fmt.Fprintln(&b, c.Dev, c.Packet.Line(), c.CT)
+	}
+	fmt.Fprintln(&b, h.earlyCT)
 	return b.String()
 }

@@ -90,6 +90,9 @@ type hypothesis struct {
 	lefts   []model.Left
 	events  []model.Event
 	early   []Record // own packets whose cause is not recorded yet
+	looked  bool     // the trace has ctinfos
+	ctinfos []pendingCT
+	earlyCT []Record // the same of ctinfos
 	ended   bool     // the tap is closed
 	ids     map[int]uint32
 	reading []readable      // what the last read must find
@@ -134,6 +137,7 @@ func split(all []Handled) (givenUp, in []Handled) {
 func Replay(t Trace, profile model.Profile) Report {
 	run := &replay{trace: t, report: Report{Header: t.Header, Profile: profile, Lost: slices.Clone(t.Lost)}}
 	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}, done: map[*act]int{}}
+	first.looked = t.CTInfo != "" || slices.ContainsFunc(t.Records, func(r Record) bool { return r.Kind == CTInfo })
 	first.ns = model.New(model.Config{Profile: profile, HZ: t.HZ})
 	run.live = []*hypothesis{first}
 	plan := planFor(t.Records)
@@ -223,10 +227,10 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			switch {
 			case i < len(answers):
 				a = answers[i]
-			case c.Options > smallChoice || c.Kind == model.ChoosePort:
-				a = run.lookAhead(c)
 			default:
-				for other := 1; other < c.Options; other++ {
+				all := run.candidates(c)
+				a = all[0]
+				for _, other := range all[1:] {
 					pending = append(pending, append(slices.Clone(given), other))
 				}
 			}
@@ -243,20 +247,52 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
-// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
-// entry. The model has declared what is allowed; an answer outside falls back to the first.
-func (run *replay) lookAhead(c model.Choice) int {
-	want, err := conntrack.ParsePacket(c.About)
-	if err != nil {
-		return 0
-	}
-	for _, r := range run.trace.Records[run.at:] {
-		port, ok := portIn(r, c, &want)
-		if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-			return a
+// candidates are the answers to a choice that are tried: all of a few; of a number (a port) the one that is seen later. Where
+// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later.
+func (run *replay) candidates(c model.Choice) (all []int) {
+	if c.Kind == model.ChoosePort || c.Options > smallChoice {
+		if a, ok := run.lookAhead(c); ok {
+			return []int{a}
 		}
 	}
-	return 0
+	for a := range c.Options {
+		if c.Free != nil && !c.Free(a) {
+			continue
+		}
+		if all = append(all, a); c.Options > smallChoice {
+			break
+		}
+	}
+	if all == nil {
+		return []int{0}
+	}
+	return all
+}
+
+// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
+// entry. The model has declared what is allowed.
+func (run *replay) lookAhead(c model.Choice) (answer int, ok bool) {
+	want, err := conntrack.ParsePacket(c.About)
+	if err != nil {
+		return 0, false
+	}
+	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
+	// another packet's.
+	for _, leaving := range []bool{true, false} {
+		if leaving && c.Own {
+			continue
+		}
+		for _, r := range run.trace.Records[run.at:] {
+			if leaving && r.Kind != Left {
+				continue
+			}
+			port, ok := portIn(r, c, &want)
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
+				return a, true
+			}
+		}
+	}
+	return 0, false
 }
 
 // portIn is the port that a record shows to have been chosen for a packet or its flow.
@@ -360,6 +396,7 @@ func (run *replay) settle(r Record) {
 
 // overdue takes out own packets that no input explained in time.
 func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
+	diffs = h.overdueCTInfo(now)
 	for len(h.early) > 0 && now-h.early[0].At > lateness {
 		diffs = append(diffs, Difference{h.early[0], "packet", "left", h.early[0].Args, "nothing leaves", ""})
 		h.early = h.early[1:]
@@ -369,15 +406,15 @@ func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
-	h := run.live[0]
+	h, every := run.live[0], run.trace.CTInfo != ""
 	for _, other := range run.live {
-		if len(other.left()) < len(h.left()) {
+		if len(other.left(every)) < len(h.left(every)) {
 			h = other
 		}
 	}
 	rep := &run.report
 	if len(run.trace.Lost) == 0 {
-		rep.Differences = append(rep.Differences, h.left()...)
+		rep.Differences = append(rep.Differences, h.left(every)...)
 	}
 	rep.Reads, rep.Fields = h.reads, h.fields
 	rep.GivenUp, rep.Packets = split(h.packets.list())
@@ -393,9 +430,10 @@ func (run *replay) finish() {
 	}
 }
 
-// left lists what is still expected at the end.
-func (h *hypothesis) left() (diffs []Difference) {
+// left lists what is still expected at the end; of ctinfos only if every one was recorded.
+func (h *hypothesis) left(everyCTInfo bool) (diffs []Difference) {
 	end := Record{}
+	diffs = h.leftCTInfo(everyCTInfo)
 	for _, l := range h.lefts {
 		diffs = append(diffs, Difference{end, "packet", "left", "nothing was seen", PacketArgs(l.Dev, &l.Packet), l.Why})
 	}

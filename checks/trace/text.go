@@ -47,6 +47,9 @@ func writeHeader(w io.Writer, h Header) {
 		fmt.Fprintln(w, "iptables legacy")
 	}
 	fmt.Fprintln(w, "hz", h.HZ)
+	if h.CTInfo != "" {
+		fmt.Fprintln(w, "ctinfo", h.CTInfo)
+	}
 	for _, l := range h.Lost {
 		fmt.Fprintln(w, "lost", l)
 	}
@@ -181,6 +184,8 @@ func (p *parser) header(word, rest string) error {
 			return fmt.Errorf("hz %q: want a number of ticks a second", rest)
 		}
 		h.HZ = n
+	case "ctinfo":
+		h.CTInfo = rest
 	case "lost":
 		h.Lost = append(h.Lost, rest)
 	case "name":
@@ -239,6 +244,8 @@ func checkArgs(r Record) (err error) {
 	switch r.Kind {
 	case Packet, Left:
 		_, _, err = devicePacket(r.Args)
+	case CTInfo:
+		_, err = parseCTInfo(r.Args)
 	case ARP, Neigh:
 		_, _, err = deviceAddr(r.Args)
 	case Address, NoAddress:

@@ -46,6 +46,7 @@ const (
 // Seen: what the namespace was observed to do or to hold.
 const (
 	Left   Kind = "left"   // DEV PACKET: left on a device
+	CTInfo Kind = "ctinfo" // DEV PACKET is CTINFO: what nf_conntrack_in attached to it; DEV is - at LOCAL_OUT
 	Entry  Kind = "entry"  // ENTRY: read by the get or dump before
 	Absent Kind = "absent" // TUPLE: the get before found nothing
 	Dumped Kind = "dumped" // N: the dump before is complete
@@ -68,7 +69,7 @@ func (k Kind) input() bool {
 
 func (k Kind) seen() bool {
 	switch k {
-	case Left, Entry, Absent, Dumped, Event, Count, Stats, Hits, State, Ended:
+	case Left, CTInfo, Entry, Absent, Dumped, Event, Count, Stats, Hits, State, Ended:
 		return true
 	}
 	return false
@@ -116,6 +117,7 @@ type Header struct {
 	Assured model.AssuredRule // the one rule that probing decides
 	Legacy  bool              // the rules were those of iptables-legacy
 	HZ      int64
+	CTInfo  string   // by what means the ctinfo of every packet was recorded; "" if not of every one
 	Lost    []string // evidence that was lost; the comparison is inconclusive
 	Names   []Name   // for people
 }
@@ -149,6 +151,14 @@ type Name struct {
 type Trace struct {
 	Header
 	Records []Record
+}
+
+// CTInfoArgs are the arguments of a CTInfo record; dev is "" at LOCAL_OUT.
+func CTInfoArgs(dev string, p *conntrack.Packet, ct string) string {
+	if dev == "" {
+		dev = noDevice
+	}
+	return PacketArgs(dev, p) + isWord + ct
 }
 
 // PacketArgs are the arguments of a Packet or Left record.

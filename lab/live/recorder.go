@@ -4,6 +4,7 @@ package live
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sort"
@@ -16,6 +17,7 @@ import (
 	"ctlab/checks/kernel"
 	"ctlab/checks/observe"
 	"ctlab/checks/trace"
+	"ctlab/topology"
 )
 
 // recorder keeps everything that goes into a tracked node and everything that is seen of it, in
@@ -107,6 +109,22 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		r.add(rec)
 	}
 }
+
+// ctinfos turns what was attached to packets into records.
+func (r *recorder) ctinfos(seen []observe.CTInfo, devices map[int]string) {
+	for _, c := range seen {
+		dev, ok := devices[c.Ifindex]
+		if c.Ifindex == loopbackIndex {
+			dev, ok = topology.Loopback, true
+		}
+		if ok || c.Ifindex == 0 {
+			r.add(raw{at: c.At, from: c.At, to: c.At, kind: trace.CTInfo, args: trace.CTInfoArgs(dev, &c.Packet, c.CT)})
+		}
+	}
+}
+
+// loopbackIndex is the index of lo in every namespace (LOOPBACK_IFINDEX in include/net/flow.h).
+const loopbackIndex = 1
 
 func (r *recorder) events(heard []kernel.Heard) {
 	for _, h := range heard {
@@ -215,6 +233,10 @@ func (r *recorder) dropRepeated() {
 	known, lostAt := map[string]bool{}, map[string]int64{}
 	r.recs = slices.DeleteFunc(r.recs, func(rec raw) bool {
 		switch rec.kind {
+		case trace.Link: // one that goes down forgets its neighbours, whether or not the word of that is heard
+			if dev, state, _ := strings.Cut(rec.args, " "); state != "up" {
+				maps.DeleteFunc(known, func(args string, _ bool) bool { return strings.HasPrefix(args, dev+" ") })
+			}
 		case trace.ARP:
 			if known[rec.args] {
 				return true

@@ -4,6 +4,7 @@ package live
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,6 +97,12 @@ func TestOrder(t *testing.T) {
 			arp(r, 13)
 			r.neighbours(neigh(14), devices)
 		}},
+		{"a device goes down and up, and the kernel is not heard", "arp link link arp", func(r *recorder) {
+			arp(r, 1)
+			r.called(moment(10, 11), trace.Link, "app down")
+			r.called(moment(12, 12), trace.Link, "app up")
+			arp(r, 13)
+		}},
 		{"the other end goes down: the kernel notices some time after", "arp neigh+40ms packet", func(r *recorder) {
 			arp(r, 1)
 			r.forgot(loss{at: moment(10, 11), dev: "app", late: true})
@@ -120,6 +127,25 @@ func TestOrder(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
+	}
+}
+
+// Devices have their names, lo too; what came in on a device that nobody knows is left out.
+func TestCTInfoRecords(t *testing.T) {
+	p := conntrack.Packet{Proto: conntrack.UDP, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Len: 28, TTL: 64}
+	var r recorder
+	var seen []observe.CTInfo
+	for i, index := range []int{0, 1, 2, 3} {
+		seen = append(seen, observe.CTInfo{At: int64(i) * ms, Ifindex: index, Packet: p, CT: "new"})
+	}
+	r.ctinfos(seen, map[int]string{2: "app"})
+	var got []string
+	for _, rec := range r.trace(trace.Header{}, ticks(), 0).Records {
+		got = append(got, rec.Args)
+	}
+	line := " " + p.Line() + " is new"
+	if want := []string{"-" + line, "lo" + line, "app" + line}; !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
 	}
 }
 
