@@ -19,6 +19,7 @@ type nodeDraft struct {
 	local    []field // of Local
 	routes   field
 	rules    field
+	rules6   field
 	overlaps map[string]bool // nodes whose addresses it repeats on purpose
 }
 
@@ -36,9 +37,10 @@ func nodeKeys() []key[*nodeDraft] {
 		}},
 		{"routes", "besides those of its links, as after ip route add", orNone(oneOrMore(route)), func(_ *decoder, n *nodeDraft, f field) { n.routes = f }},
 		{"rules", "a router's own iptables rules: lines as typed after iptables, or iptables-save text, or a map of named ones", rules, func(_ *decoder, n *nodeDraft, f field) { n.rules = f }},
+		{"rules6", "a router's own ip6tables rules, in the same forms", rules, func(_ *decoder, n *nodeDraft, f field) { n.rules6 = f }},
 		{"sysctls", "settings below net.", settings, func(d *decoder, n *nodeDraft, f field) { n.Sysctls = d.sysctls(f) }},
 		{"anchor", "a rule that keeps tracking on; true on routers", boolean, func(d *decoder, n *nodeDraft, f field) { n.anchor = d.oneOf(f, []string{"true", "false"}) }},
-	}, later[*nodeDraft]("bridges", "ip-rules", "rules6", "sets", "silent", "mtu")...)
+	}, later[*nodeDraft]("bridges", "ip-rules", "sets", "silent", "mtu")...)
 }
 
 func (d *decoder) readNodes() {

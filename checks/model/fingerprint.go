@@ -23,11 +23,13 @@ func (n *Namespace) Fingerprint() string {
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(n.rules.tables)) {
-		for _, c := range n.rules.tables[name].chains {
-			fmt.Fprintln(&b, name, c.name, c.policy)
-			for _, r := range c.rules {
-				fmt.Fprintln(&b, r.text, r.nth, r.count)
+	for _, rs := range []*Ruleset{n.rules, n.rules6} {
+		for _, name := range slices.Sorted(maps.Keys(rs.tables)) {
+			for _, c := range rs.tables[name].chains {
+				fmt.Fprintln(&b, name, c.name, c.policy)
+				for _, r := range c.rules {
+					fmt.Fprintln(&b, r.text, r.nth, r.count)
+				}
 			}
 		}
 	}

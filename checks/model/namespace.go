@@ -36,6 +36,7 @@ type Config struct {
 type Namespace struct {
 	cfg       Config
 	rules     *Ruleset
+	rules6    *Ruleset // of IPv6
 	sysctls   map[string]string
 	links     map[string]*link
 	routes    []Route
@@ -129,7 +130,7 @@ func New(cfg Config) *Namespace {
 		cfg.Chooser = FirstOption
 	}
 	return &Namespace{
-		cfg: cfg, rules: NewRuleset(),
+		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
@@ -139,7 +140,7 @@ func New(cfg Config) *Namespace {
 func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp := *n
 	cp.cfg.Chooser = c
-	cp.rules = n.rules.Clone()
+	cp.rules, cp.rules6 = n.rules.Clone(), n.rules6.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
 	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
@@ -196,17 +197,37 @@ func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missin
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
 func (n *Namespace) Load(text string, noflush bool) error {
-	if err := n.rules.Restore(text, noflush); err != nil {
+	return n.load(n.rules, text, noflush)
+}
+
+// Load6 does the same with what ip6tables-save prints.
+func (n *Namespace) Load6(text string, noflush bool) error {
+	return n.load(n.rules6, text, noflush)
+}
+
+func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
+	if err := rs.Restore(text, noflush); err != nil {
 		return err
 	}
 	if n.cfg.Profile.Legacy {
-		n.rules.beginTurns(text)
+		rs.beginTurns(text)
 	}
 	return nil
 }
 
 // Rules gives the present rules; the caller must not change them.
 func (n *Namespace) Rules() *Ruleset { return n.rules }
+
+// Rules6 gives the present rules of IPv6; the caller must not change them.
+func (n *Namespace) Rules6() *Ruleset { return n.rules6 }
+
+// rulesFor are the rules that a packet meets, those of its family.
+func (n *Namespace) rulesFor(p *conntrack.Packet) *Ruleset {
+	if p.Src.Is6() {
+		return n.rules6
+	}
+	return n.rules
+}
 
 // Set changes a sysctl. Timeouts already stored do not change (nf_ct_refresh uses the new value).
 func (n *Namespace) Set(key, value string) { n.sysctls[key] = value }
@@ -304,9 +325,9 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 	return best, ok
 }
 
-// tracking reports whether the conntrack hooks are registered.
-func (n *Namespace) tracking() bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack()
+// tracking reports whether the conntrack hooks of a packet's family are registered.
+func (n *Namespace) tracking(p *conntrack.Packet) bool {
+	return !n.cfg.Profile.HooksOnDemand || n.rulesFor(p).needsConntrack()
 }
 
 // Stats are the counters of conntrack -S that have moved.

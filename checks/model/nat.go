@@ -33,7 +33,7 @@ func (m manip) doneBit() conntrack.Status {
 // natHook is nf_nat_inet_fn (nf_nat_core.c): the rules are asked while this half is not set up and the
 // packet is NEW; otherwise the stored mapping is applied. false means that the packet is dropped.
 func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
-	if w.ct == nil || w.info == untracked || !n.rules.hasNAT() {
+	if w.ct == nil || w.info == untracked || !n.rulesFor(w.p).hasNAT() {
 		return true
 	}
 	if w.p.IsError() && (w.info == related || w.info == relatedReply) {
@@ -61,7 +61,7 @@ func (n *Namespace) askRules(w *walk, chain string, m manip) bool {
 	ev.nat = func(t target) verdict { return n.natTarget(w, m, t) }
 	w.asked = w.asked || m == dstManip
 	at := len(w.steps)
-	if ev.walk(n.rules, "nat", chain) == dropped {
+	if ev.walk(n.rulesFor(w.p), "nat", chain) == dropped {
 		w.drop("nat "+chain, "a rule drops it")
 		return false
 	}
@@ -222,6 +222,7 @@ func (rs *Ruleset) ask(orig conntrack.Tuple, dev string, local func(netip.Addr) 
 	for prefix, done := []int(nil), false; !done; {
 		n := New(Config{HZ: 250})
 		n.rules, n.localTo, n.anyTurn = rs.Clone(), local, true
+		n.rules6 = n.rules
 		taken := &script{answers: prefix}
 		n.cfg.Chooser = taken.choose
 		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 28, TTL: 64}

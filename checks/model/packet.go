@@ -85,7 +85,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 
 func (w *walk) outcome(n *Namespace) Outcome {
 	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
-	if n.tracking() {
+	if n.tracking(w.p) {
 		o.CT = w.info.String()
 	}
 	if w.ct != nil {
@@ -150,7 +150,7 @@ func (n *Namespace) track(w *walk) bool {
 	case w.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
-	case n.tracking():
+	case n.tracking(w.p):
 		n.conntrackIn(w)
 	}
 	return true
@@ -158,11 +158,11 @@ func (n *Namespace) track(w *walk) bool {
 
 // table walks a table's chain at the present hook; false means dropped.
 func (n *Namespace) table(w *walk, name string) bool {
-	if n.rules.tables[name] == nil {
+	if n.rulesFor(w.p).tables[name] == nil {
 		return true
 	}
 	ev := w.evaluation(n)
-	v := ev.walk(n.rules, name, w.hook)
+	v := ev.walk(n.rulesFor(w.p), name, w.hook)
 	w.mark = ev.mark
 	w.notrack = w.notrack || ev.notrack
 	if v != dropped {

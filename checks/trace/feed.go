@@ -47,6 +47,8 @@ func (h *hypothesis) feed(r Record) error {
 		}
 	case Rules:
 		return n.Load(r.Text, r.Args == "noflush")
+	case Rules6:
+		return n.Load6(r.Text, r.Args == "noflush")
 	case Sysctl:
 		key, value, _ := strings.Cut(r.Args, " ")
 		n.Set(key, value)

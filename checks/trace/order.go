@@ -85,7 +85,7 @@ func takesTime(r Record) bool {
 // looks reports whether the record reads something and changes nothing that matters.
 func looks(r Record) bool {
 	switch r.Kind {
-	case Get, Dump, Hits, Stats, Count, State:
+	case Get, Dump, Hits, Hits6, Stats, Count, State:
 		return true
 	}
 	return false
@@ -93,7 +93,7 @@ func looks(r Record) bool {
 
 // parts are the steps of an act: rules are loaded table by table, each in a transaction of its own.
 func parts(r Record) []Record {
-	if r.Kind != Rules {
+	if r.Kind != Rules && r.Kind != Rules6 {
 		return []Record{r}
 	}
 	var out []Record
@@ -114,11 +114,7 @@ func parts(r Record) []Record {
 
 // packetEnds says until when each packet was on its way: as recorded, or until it was seen leaving.
 func packetEnds(records []Record) map[int]time.Duration {
-	type key struct {
-		proto uint8
-		id    uint16
-	}
-	ends, open := map[int]time.Duration{}, map[key]int{}
+	ends, open := map[int]time.Duration{}, conntrack.Track[int]{}
 	for i, r := range records {
 		switch r.Kind {
 		case Send:
@@ -128,14 +124,11 @@ func packetEnds(records []Record) map[int]time.Duration {
 			if err != nil {
 				continue
 			}
-			k := key{p.Proto, p.ID}
 			if r.Kind == Packet {
-				ends[i], open[k] = r.end(), i
-			} else if in, ok := open[k]; ok {
-				if r.At-records[in].At <= packetEnd {
-					ends[in] = max(ends[in], r.At)
-				}
-				delete(open, k)
+				ends[i] = r.end()
+				open.Came(i, &p)
+			} else if in, ok := open.Left(&p); ok && r.At-records[in].At <= packetEnd {
+				ends[in] = max(ends[in], r.At)
 			}
 		}
 	}

@@ -139,7 +139,7 @@ func (p *parser) text(line string) error {
 	}
 	r := &p.cur.Records[len(p.cur.Records)-1]
 	switch r.Kind {
-	case Rules, Hits, State:
+	case Rules, Rules6, Hits, Hits6, State:
 		r.Text += line + "\n"
 		return nil
 	}

@@ -29,7 +29,7 @@ type recorder struct {
 	lost   []string
 }
 
-// probe is an ARP request of the node's own.
+// probe is an ARP request, or a neighbour solicitation, of the node's own.
 type probe struct {
 	at   int64
 	dev  string
@@ -91,7 +91,7 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		switch {
 		case f.Packet != nil && f.Out:
 			rec.kind, rec.args = trace.Left, trace.PacketArgs(dev, f.Packet)
-			if f.Packet.Proto == conntrack.ICMP && f.Packet.ICMPType == 3 && f.Packet.ICMPCode == 1 {
+			if isHostUnreachable(f.Packet) {
 				r.errors = append(r.errors, f.At)
 			}
 		case f.Packet != nil:
@@ -106,6 +106,12 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		}
 		r.add(rec)
 	}
+}
+
+// isHostUnreachable reports whether a packet says that a neighbour did not answer: ICMP host unreachable, ICMPv6 address
+// unreachable.
+func isHostUnreachable(p *conntrack.Packet) bool {
+	return p.Proto == conntrack.ICMP && p.ICMPType == 3 && p.ICMPCode == 1 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 1 && p.ICMPCode == 3
 }
 
 func (r *recorder) events(heard []kernel.Heard) {
@@ -243,11 +249,7 @@ const waitDelay = 250 * time.Millisecond
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
 // answered on the device by which it left, was acted on before it waited.
 func (r *recorder) bound() {
-	type key struct {
-		proto uint8
-		id    uint16
-	}
-	open := map[key]int{}          // the packet that came and has not left, by its identification
+	open := conntrack.Track[int]{} // the packets that came and have not left
 	answered := map[string]int64{} // when a neighbour on a device was last heard of
 	for i := range r.recs {
 		rec := &r.recs[i]
@@ -262,13 +264,12 @@ func (r *recorder) bound() {
 		if err != nil {
 			continue
 		}
-		k := key{p.Proto, p.ID}
 		if rec.kind == trace.Packet {
 			rec.to, rec.took = rec.from+int64(actDelay), int64(actDelay)
-			open[k] = i
+			open.Came(i, &p)
 			continue
 		}
-		if in, ok := open[k]; ok {
+		if in, ok := open.Left(&p); ok {
 			came := &r.recs[in]
 			limit := int64(waitDelay)
 			if answered[dev] >= came.from {
@@ -277,7 +278,6 @@ func (r *recorder) bound() {
 			if left := rec.from - came.from; left <= limit {
 				came.to, came.took = rec.from, left
 			}
-			delete(open, k)
 		}
 	}
 }

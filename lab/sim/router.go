@@ -28,7 +28,11 @@ func (g *Ground) track(n *node) *tracked {
 	t.ns = model.New(model.Config{Profile: g.Profile, HZ: hz, Chooser: g.choose})
 	t.ns.Listen()
 	t.record(trace.Listen, "", "")
-	for _, s := range defaults(g.Profile) {
+	all := defaults(g.Profile)
+	if n.speaksIPv6() {
+		all = append(all, defaults6()...)
+	}
+	for _, s := range all {
 		n.sysctls[s.Name] = s.Value
 	}
 	return t
