@@ -76,7 +76,7 @@ func takesTime(r Record) bool {
 		return false
 	}
 	switch r.Kind {
-	case Packet, Send, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
+	case Packet, Send, Discover, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
 		return false
 	}
 	return true

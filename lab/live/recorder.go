@@ -88,6 +88,14 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			continue // lo
 		}
 		rec := raw{at: f.At, from: f.At, to: f.At}
+		if f.Discovery != nil { // rules count it
+			first := rec
+			first.kind, first.args = trace.Packet, trace.PacketArgs(dev, f.Discovery)
+			if f.Out {
+				first.kind = trace.Discover
+			}
+			r.add(first)
+		}
 		switch {
 		case f.Packet != nil && f.Out:
 			rec.kind, rec.args = trace.Left, trace.PacketArgs(dev, f.Packet)
@@ -96,7 +104,7 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			}
 		case f.Packet != nil:
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
-		case !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
+		case f.ARP != nil && !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
 			rec.kind, rec.args = trace.ARP, dev+" "+f.ARP.Sender.String()
 		case f.ARP != nil && f.Out && !f.ARP.Reply:
 			r.probes = append(r.probes, probe{f.At, dev, f.ARP.Target})
