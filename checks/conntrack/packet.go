@@ -26,9 +26,12 @@ type Packet struct {
 }
 
 // IsError reports whether the packet is an ICMP error that quotes another packet
-// (nf_conntrack_proto_icmp.c: the types that icmp_error hands to nf_conntrack_inet_error).
+// (nf_conntrack_proto_icmp.c, nf_conntrack_proto_icmpv6.c: the types that are handed to nf_conntrack_inet_error).
 func (p *Packet) IsError() bool {
-	if p.Proto != ICMP {
+	if p.Proto == ICMPv6 && !p.Src.Is4() {
+		return p.ICMPType < 128
+	}
+	if p.Proto != ICMP || !p.Src.Is4() {
 		return false
 	}
 	switch p.ICMPType {
@@ -45,6 +48,17 @@ func (p *Packet) Tuple() Tuple {
 		t.SrcPort, t.DstPort, t.ICMPType, t.ICMPCode = p.ICMPID, 0, p.ICMPType, p.ICMPCode
 	}
 	return t
+}
+
+// HasTuple reports whether a packet that is cut short still has the ports of its tuple: 4 bytes behind the IP header
+// (nf_ct_get_tuple in net/netfilter/nf_conntrack_core.c).
+func (p *Packet) HasTuple() bool {
+	const ports = 4
+	header := 20
+	if !p.Src.Is4() {
+		header = 40
+	}
+	return HasPorts(p.Proto) && p.Len >= header+ports
 }
 
 // IsFragment reports whether the packet is a part of a larger one.

@@ -23,22 +23,25 @@ func (n *Namespace) Fingerprint() string {
 			}
 		}
 	}
-	for _, rs := range []*Ruleset{n.rules, n.rules6} {
-		for _, name := range slices.Sorted(maps.Keys(rs.tables)) {
-			for _, c := range rs.tables[name].chains {
-				fmt.Fprintln(&b, name, c.name, c.policy)
-				for _, r := range c.rules {
-					fmt.Fprintln(&b, r.text, r.nth, r.count)
-				}
-			}
-		}
-	}
+	n.rules.fingerprint(&b)
+	n.rules6.fingerprint(&b)
 	// fmt prints maps in the order of their keys
 	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.unknown)
 	for _, a := range slices.SortedFunc(maps.Keys(n.peers), netip.Addr.Compare) {
 		fmt.Fprintln(&b, a, *n.peers[a])
 	}
 	return b.String()
+}
+
+func (rs *Ruleset) fingerprint(b *strings.Builder) {
+	for _, name := range slices.Sorted(maps.Keys(rs.tables)) {
+		for _, c := range rs.tables[name].chains {
+			fmt.Fprintln(b, name, c.name, c.policy)
+			for _, r := range c.rules {
+				fmt.Fprintln(b, r.text, r.nth, r.count)
+			}
+		}
+	}
 }
 
 func (e *entry) fingerprint() string {

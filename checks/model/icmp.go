@@ -8,26 +8,35 @@ import (
 )
 
 // icmpIn is nf_conntrack_icmpv4_error (nf_conntrack_proto_icmp.c): checks, and the entry of a quoted
-// packet.
-func (n *Namespace) icmpIn(w *walk) {
-	if w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0 || w.p.ICMPType > 18 {
+// packet. It reports whether the packet goes on as any other does.
+func (n *Namespace) icmpIn(w *walk) bool {
+	wrong := ""
+	switch {
+	case w.p.Bad == "short":
+		wrong = "the header is not whole"
+	case w.p.Bad == "checksum" && !w.local && n.sysctl("net.netfilter.nf_conntrack_checksum", 1) != 0:
+		wrong = "bad checksum"
+	case w.p.ICMPType > lastICMPType:
+		wrong = "unknown type"
+	}
+	if wrong != "" {
 		n.stats["error"]++
-		w.say("nf_conntrack_icmpv4_error", "invalid: bad checksum or unknown type")
-		return
+		w.say("nf_conntrack_icmpv4_error", "invalid: "+wrong)
+		return false
 	}
-	if !w.p.IsError() {
-		n.notModelled("ICMP type %d: %s", w.p.ICMPType, w.p.Line())
-		return
+	if w.p.IsError() {
+		n.inetError(w)
+		return false
 	}
-	n.inetError(w)
+	return true
 }
 
 // inetError is nf_conntrack_inet_error: the quoted packet's tuple, inverted, is looked up. The error is
 // RELATED to the entry and changes nothing of it: no refresh, no reply, no accounting.
 func (n *Namespace) inetError(w *walk) {
-	if w.p.About == nil {
+	if !quoted(w.p) {
 		n.stats["error"]++
-		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet")
+		w.say("nf_conntrack_inet_error", "invalid: it quotes no packet whose ports or type could be read")
 		return
 	}
 	inv, ok := w.p.About.Tuple().Inverse()
@@ -52,6 +61,10 @@ func (n *Namespace) inetError(w *walk) {
 // false means that the packet is dropped: no redirect about a flow that NAT has changed.
 func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	const done = conntrack.SrcNATDone | conntrack.DstNATDone
+	if w.p.Bad == "checksum" { // with nf_conntrack_checksum=0, or one that the namespace itself sent
+		w.drop("nf_nat_icmp_reply_translation", "bad checksum")
+		return false
+	}
 	if w.p.ICMPType == redirectType && (!w.ct.status.Has(done) || w.ct.status&(conntrack.SrcNAT|conntrack.DstNAT) != 0) {
 		w.drop("nf_nat_icmp_reply_translation", "a redirect about a flow with NAT")
 		return false
@@ -69,13 +82,8 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	}
 	outer, _ := other.Inverse()
 	w.own()
-	if m == srcManip {
-		w.p.About.Dst, w.p.About.DstPort = other.Dst, other.DstPort
-		w.p.Src = outer.Src
-	} else {
-		w.p.About.Src, w.p.About.SrcPort = other.Src, other.SrcPort
-		w.p.Dst = outer.Dst
-	}
+	rewrite(w.p.About, other, dstManip-m)
+	rewrite(w.p, outer, m)
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
 	return true
 }
@@ -87,7 +95,7 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if about.p.IsError() {
+	if n.isErrorToStack(about.p) {
 		return // never an error about an error
 	}
 	r, ok := n.routeOut(about.p.Src)
@@ -95,8 +103,7 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: no route to "+about.p.Src.String())
 		return
 	}
-	quote := *about.p
-	quote.Bad = ""
+	quote := quoteOf(about.p)
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
 		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
 	if n.isLocal(quote.Dst) {
@@ -106,6 +113,21 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
+	n.sendError(about, p, r, "icmp_send")
+}
+
+// quoteOf is a packet as an error quotes it: of one that is cut short the ports may be missing, else nobody asks
+// whether it is valid.
+func quoteOf(p *conntrack.Packet) conntrack.Packet {
+	q := *p
+	if q.Bad != "short" || q.HasTuple() {
+		q.Bad = ""
+	}
+	return q
+}
+
+// sendError sends an error of the namespace's own, with the entry of what it is about.
+func (n *Namespace) sendError(about *walk, p *conntrack.Packet, r Route, fn string) {
 	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
 	if about.ct != nil {
 		w.info = relatedReply
@@ -113,10 +135,10 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 			w.info = related
 		}
 	}
-	about.say("icmp_send", fmt.Sprintf("tells %s: %s", p.Dst, errorName(typ, code)))
+	about.say(fn, fmt.Sprintf("tells %s: %s", p.Dst, errorName(p)))
 	n.localOut(w, r)
 	if w.dropped != "" {
-		about.say("icmp_send", "the error is dropped at "+w.dropped)
+		about.say(fn, "the error is dropped at "+w.dropped)
 	}
 	about.lefts = append(about.lefts, w.lefts...)
 	if w.delivered != nil {
@@ -125,13 +147,44 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 }
 
 // errorName is what an ICMP error says.
-func errorName(typ, code uint8) string {
-	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 3}: "port unreachable", {3, 13}: "prohibited",
-		{redirectType, 1}: "redirect", {11, 0}: "time to live exceeded"}
-	if s, ok := names[[2]uint8{typ, code}]; ok {
+func errorName(p *conntrack.Packet) string {
+	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 2}: "protocol unreachable", {3, 3}: "port unreachable",
+		{3, 4}: "fragmentation needed", {3, 13}: "prohibited", {redirectType, 1}: "redirect", {11, 0}: "time to live exceeded", {11, 1}: "fragments missing"}
+	if p.Proto == conntrack.ICMPv6 {
+		names = map[[2]uint8]string{{1, 0}: "no route", {1, 1}: "prohibited", {1, 3}: "address unreachable", {1, 4}: "port unreachable",
+			{tooBig6, 0}: "packet too big", {3, 0}: "hop limit exceeded", {3, 1}: "fragments missing", {4, 1}: "protocol unknown"}
+	}
+	if s, ok := names[[2]uint8{p.ICMPType, p.ICMPCode}]; ok {
 		return s
 	}
-	return fmt.Sprintf("type %d code %d", typ, code)
+	return fmt.Sprintf("type %d code %d", p.ICMPType, p.ICMPCode)
+}
+
+// failure is what the stack tells the sender of a packet, in ICMP and in ICMPv6.
+type failure struct{ typ, code, typ6, code6 uint8 }
+
+var (
+	noRoute         = failure{3, 0, 1, 0}
+	hostUnreachable = failure{3, 1, 1, 3}
+	portUnreachable = failure{3, 3, 1, 4}
+	timeExceeded    = failure{11, 0, 3, 0}
+)
+
+// tell sends an error about a packet to its sender.
+func (n *Namespace) tell(about *walk, f failure) {
+	if about.v6() {
+		n.ownError6(about, f.typ6, f.code6, 0)
+		return
+	}
+	n.ownError(about, f.typ, f.code)
+}
+
+// reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet that it knows to be broken.
+func (n *Namespace) reject(w *walk, code uint8) {
+	if w.p.Bad == "checksum" {
+		return
+	}
+	n.tell(w, failure{3, code, 1, code})
 }
 
 // peer is what the stack remembers of an address to which it sent errors (struct inet_peer): one bucket of
@@ -150,12 +203,24 @@ func (n *Namespace) peer(a netip.Addr, at conntrack.Span) *peer {
 	return n.peers[a]
 }
 
+// fill puts a token into the bucket for each tick since the last time, up to a limit. A lazy one is left alone within a
+// tick, and so may hold more than the limit.
+func (p *peer) fill(at conntrack.Span, limit int64, lazy bool) {
+	least := min(p.least+max(0, int64(at.From-p.last.To)), limit)
+	most := min(p.most+max(0, int64(at.To-p.last.From)), limit)
+	switch {
+	case !lazy || at.From > p.last.To:
+		p.least, p.most = least, most
+	case at.To > p.last.From:
+		p.least, p.most = min(p.least, least), max(p.most, most)
+	}
+}
+
 // take fills the bucket with the time that has passed, up to a limit, and takes the cost of an error out of
 // it, if it is there.
 func (n *Namespace) take(to netip.Addr, at conntrack.Span, cost, limit int64) bool {
 	p := n.peer(to, at)
-	p.least = min(p.least+max(0, int64(at.From-p.last.To)), limit)
-	p.most = min(p.most+int64(at.To-p.last.From), limit)
+	p.fill(at, limit, n.cfg.Profile.LazyTokens)
 	p.last = at
 	switch {
 	case p.most < cost:

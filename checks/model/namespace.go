@@ -3,13 +3,14 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP, forwarded, sent by and delivered to the namespace itself (also over lo); ICMP errors
-// about UDP, those of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
+// What it covers: UDP and ICMP queries (echo, timestamp, information, address mask), forwarded, sent by and
+// delivered to the namespace itself (also over lo), and what its stack answers; ICMP errors about them, those
+// of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
 // and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
 // routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
 // The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
 //
-// What it does not cover: TCP and all other protocols, ICMP echo, IPv6, fragments, zones, helpers, clashes
+// What it does not cover: TCP and all other protocols, IPv6, fragments, zones, helpers, clashes
 // of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
 // of these is reported as not modelled, never guessed.
 package model
@@ -36,7 +37,7 @@ type Config struct {
 type Namespace struct {
 	cfg       Config
 	rules     *Ruleset
-	rules6    *Ruleset // of IPv6
+	rules6    *Ruleset // of ip6tables
 	sysctls   map[string]string
 	links     map[string]*link
 	routes    []Route
@@ -130,7 +131,7 @@ func New(cfg Config) *Namespace {
 		cfg.Chooser = FirstOption
 	}
 	return &Namespace{
-		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset(),
+		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset6(),
 		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
@@ -170,7 +171,7 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	for k, s := range n.neigh {
 		ns := &neighState{resolved: s.resolved}
 		for _, q := range s.queue {
-			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from})
+			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from, q.in})
 		}
 		cp.neigh[k] = ns
 	}
@@ -196,14 +197,10 @@ func (n *Namespace) NotModelled() []string { return n.unknown }
 func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missing)) }
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
-func (n *Namespace) Load(text string, noflush bool) error {
-	return n.load(n.rules, text, noflush)
-}
+func (n *Namespace) Load(text string, noflush bool) error { return n.load(n.rules, text, noflush) }
 
-// Load6 does the same with what ip6tables-save prints.
-func (n *Namespace) Load6(text string, noflush bool) error {
-	return n.load(n.rules6, text, noflush)
-}
+// Load6 is Load for the rules of IPv6, as ip6tables-restore does.
+func (n *Namespace) Load6(text string, noflush bool) error { return n.load(n.rules6, text, noflush) }
 
 func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
 	if err := rs.Restore(text, noflush); err != nil {
@@ -218,16 +215,8 @@ func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
 // Rules gives the present rules; the caller must not change them.
 func (n *Namespace) Rules() *Ruleset { return n.rules }
 
-// Rules6 gives the present rules of IPv6; the caller must not change them.
+// Rules6 are those of IPv6.
 func (n *Namespace) Rules6() *Ruleset { return n.rules6 }
-
-// rulesFor are the rules that a packet meets, those of its family.
-func (n *Namespace) rulesFor(p *conntrack.Packet) *Ruleset {
-	if p.Src.Is6() {
-		return n.rules6
-	}
-	return n.rules
-}
 
 // Set changes a sysctl. Timeouts already stored do not change (nf_ct_refresh uses the new value).
 func (n *Namespace) Set(key, value string) { n.sysctls[key] = value }
@@ -292,6 +281,14 @@ func (n *Namespace) sysctl(key string, def int64) int64 {
 	return i
 }
 
+// given reads a numeric sysctl that nearly nobody changes: where it was not given it has its default.
+func (n *Namespace) given(key string, def int64) int64 {
+	if _, ok := n.sysctls[key]; !ok {
+		return def
+	}
+	return n.sysctl(key, def)
+}
+
 // isLocal reports whether an address is the namespace's own; on lo that holds for the whole subnet of an
 // address (fib_add_ifaddr).
 func (n *Namespace) isLocal(a netip.Addr) bool {
@@ -303,12 +300,12 @@ func (n *Namespace) isLocal(a netip.Addr) bool {
 	}
 	for name, l := range n.links {
 		for _, p := range l.addrs {
-			if p.Addr() == a || name == loopback && p.Contains(a) {
+			if p.Addr() == a || name == loopback && a.Is4() && p.Contains(a) {
 				return true
 			}
 		}
 	}
-	return false
+	return n.anycast(a)
 }
 
 // route finds the longest match among devices that are up.
@@ -325,9 +322,9 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 	return best, ok
 }
 
-// tracking reports whether the conntrack hooks of a packet's family are registered.
-func (n *Namespace) tracking(p *conntrack.Packet) bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rulesFor(p).needsConntrack()
+// trackingOf reports whether the conntrack hooks of the packet's family are registered.
+func (n *Namespace) trackingOf(w *walk) bool {
+	return !n.cfg.Profile.HooksOnDemand || n.rulesOf(w).needsConntrack()
 }
 
 // Stats are the counters of conntrack -S that have moved.

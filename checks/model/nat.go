@@ -33,7 +33,7 @@ func (m manip) doneBit() conntrack.Status {
 // natHook is nf_nat_inet_fn (nf_nat_core.c): the rules are asked while this half is not set up and the
 // packet is NEW; otherwise the stored mapping is applied. false means that the packet is dropped.
 func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
-	if w.ct == nil || w.info == untracked || !n.rulesFor(w.p).hasNAT() {
+	if w.ct == nil || w.info == untracked || !n.rulesOf(w).hasNAT() {
 		return true
 	}
 	if w.p.IsError() && (w.info == related || w.info == relatedReply) {
@@ -61,7 +61,7 @@ func (n *Namespace) askRules(w *walk, chain string, m manip) bool {
 	ev.nat = func(t target) verdict { return n.natTarget(w, m, t) }
 	w.asked = w.asked || m == dstManip
 	at := len(w.steps)
-	if ev.walk(n.rulesFor(w.p), "nat", chain) == dropped {
+	if ev.walk(n.rulesOf(w), "nat", chain) == dropped {
 		w.drop("nat "+chain, "a rule drops it")
 		return false
 	}
@@ -81,10 +81,10 @@ func (n *Namespace) natTarget(w *walk, m manip, t target) verdict {
 	r := t.nat
 	switch t.kind {
 	case "MASQUERADE": // nf_nat_masquerade_ipv4
-		if w.p.Src.IsUnspecified() {
+		if w.p.Src.IsUnspecified() && !w.v6() {
 			return accepted
 		}
-		a := n.selectAddr(w.out, w.hop)
+		a := n.masqueradeTo(w)
 		if !a.IsValid() {
 			return dropped
 		}
@@ -94,18 +94,44 @@ func (n *Namespace) natTarget(w *walk, m manip, t target) verdict {
 		}
 		w.say("nf_nat_masquerade_ipv4", "takes "+a.String()+", the source address towards the next hop")
 	case "REDIRECT": // nf_nat_redirect_ipv4
-		a := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		if w.hook == "PREROUTING" {
-			l := n.links[w.in]
-			if l == nil || len(l.addrs) == 0 {
-				return dropped
-			}
-			a = l.addrs[0].Addr()
+		a, ok := n.redirectTo(w)
+		if !ok {
+			return dropped
 		}
 		r.from, r.to = a, a
 	}
 	n.natSetup(w, m, r)
 	return accepted
+}
+
+// masqueradeTo is the address that MASQUERADE gives; none where there is none (nf_nat_masquerade_ipv4,
+// nf_nat_masquerade_ipv6).
+func (n *Namespace) masqueradeTo(w *walk) netip.Addr {
+	if w.v6() {
+		return n.source6(w.out, w.p.Dst)
+	}
+	return n.selectAddr(w.out, w.hop)
+}
+
+// redirectTo is the address that REDIRECT gives: the first of the device on which the packet came, or lo's for what
+// the namespace itself sends (nf_nat_redirect_ipv4, nf_nat_redirect_ipv6).
+func (n *Namespace) redirectTo(w *walk) (a netip.Addr, ok bool) {
+	switch {
+	case w.hook != "PREROUTING" && w.v6():
+		return netip.IPv6Loopback(), true
+	case w.hook != "PREROUTING":
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
+	case w.v6():
+		return n.redirectTo6(w)
+	}
+	if l := n.links[w.in]; l != nil {
+		for _, p := range l.addrs {
+			if p.Addr().Is4() {
+				return p.Addr(), true
+			}
+		}
+	}
+	return a, false
 }
 
 // nullBinding is nf_nat_alloc_null_binding: the half keeps its address, "any port" will do.
@@ -162,13 +188,8 @@ func (n *Namespace) natPacket(w *walk, m manip) {
 	if !e.status.Has(bit) {
 		return
 	}
-	target := e.target(dir)
 	w.own()
-	if m == srcManip {
-		w.p.Src, w.p.SrcPort = target.Src, target.SrcPort
-	} else {
-		w.p.Dst, w.p.DstPort = target.Dst, target.DstPort
-	}
+	rewrite(w.p, e.target(dir), m)
 	w.say("nf_nat_packet", "rewritten to "+w.p.Tuple().String())
 }
 
@@ -221,8 +242,7 @@ func (rs *Ruleset) Targets(orig conntrack.Tuple, dev string, local func(netip.Ad
 func (rs *Ruleset) ask(orig conntrack.Tuple, dev string, local func(netip.Addr) bool, tell func(reply conntrack.Tuple, r natRange)) {
 	for prefix, done := []int(nil), false; !done; {
 		n := New(Config{HZ: 250})
-		n.rules, n.localTo, n.anyTurn = rs.Clone(), local, true
-		n.rules6 = n.rules
+		n.rules, n.rules6, n.localTo, n.anyTurn = rs.Clone(), rs.Clone(), local, true
 		taken := &script{answers: prefix}
 		n.cfg.Chooser = taken.choose
 		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 28, TTL: 64}

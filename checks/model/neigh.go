@@ -22,6 +22,7 @@ type queued struct {
 	ct   *entry
 	dir  ctInfo
 	from conntrack.Span
+	in   string // the device on which it came, or ""
 }
 
 // GivenUp is a packet that waited for a neighbour in vain, as it would have left, and what became of it.
@@ -48,7 +49,7 @@ func (n *Namespace) output(w *walk) {
 		return
 	}
 	w.say("ip_finish_output2", "waits for the neighbour "+w.hop.String()+" on "+w.out)
-	s.queue = append(s.queue, queued{out, w.ct, w.info, w.at})
+	s.queue = append(s.queue, queued{out, w.ct, w.info, w.at, w.in})
 	if w.ct != nil {
 		w.ct.held++
 	}
@@ -91,9 +92,9 @@ func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []GivenUp 
 	var out []GivenUp
 	for _, q := range waiting {
 		p := q.out.Packet
-		w := &walk{at: at, p: &p, owned: true, local: q.out.Own, ct: q.ct, info: q.dir}
+		w := &walk{at: at, p: &p, owned: true, local: q.out.Own, ct: q.ct, info: q.dir, in: q.in}
 		w.drop("arp_error_report", "no answer from the neighbour "+a.String())
-		n.ownError(w, 3, 1)
+		n.tell(w, hostUnreachable)
 		for i := range w.lefts {
 			w.lefts[i].Late = true
 			w.lefts[i].Why = "no answer from the neighbour " + a.String()

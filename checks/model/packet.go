@@ -85,7 +85,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 
 func (w *walk) outcome(n *Namespace) Outcome {
 	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
-	if n.tracking(w.p) {
+	if n.trackingOf(w) {
 		o.CT = w.info.String()
 	}
 	if w.ct != nil {
@@ -99,7 +99,14 @@ func (w *walk) outcome(n *Namespace) Outcome {
 // receive is PREROUTING, routing, and then the way in or through.
 func (n *Namespace) receive(w *walk) {
 	w.hook = "PREROUTING"
+	if w.v6() && !n.received6(w) {
+		return
+	}
 	if !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
+		return
+	}
+	if w.v6() {
+		n.route6(w)
 		return
 	}
 	if why := n.martian(w); why != "" {
@@ -128,11 +135,22 @@ func (n *Namespace) receive(w *walk) {
 	n.forward(w)
 }
 
-// martian says what is wrong with the addresses of a packet that came in on a device: a destination in
-// 127.0.0.0/8 (without route_localnet), or a source that is the namespace's own (fib_validate_source).
+// martian says what is wrong with the addresses of a packet that came in on a device: a source or destination
+// that nobody can have, or in 127.0.0.0/8 without route_localnet (ip_route_input_slow), or a source that is the
+// namespace's own (fib_validate_source).
 func (n *Namespace) martian(w *walk) string {
+	zero := func(a netip.Addr) bool { return a.Is4() && a.As4()[0] == 0 }
+	last := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
+	case w.p.Dst == last || w.p.Dst.IsMulticast():
+		n.notModelled("a packet for everybody: %s", w.p.Line())
+	case w.p.Src.IsMulticast() || w.p.Src == last || zero(w.p.Src):
+		return "source " + w.p.Src.String()
+	case zero(w.p.Dst):
+		return "destination " + w.p.Dst.String()
 	case w.in == loopback:
+	case w.p.Src.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
+		return "source " + w.p.Src.String()
 	case w.p.Dst.IsLoopback() && !n.switchedOn(w.in, "route_localnet"):
 		return "destination " + w.p.Dst.String()
 	case n.isLocal(w.p.Src) && !n.switchedOn(w.in, "accept_local"):
@@ -150,7 +168,7 @@ func (n *Namespace) track(w *walk) bool {
 	case w.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
-	case n.tracking(w.p):
+	case n.trackingOf(w):
 		n.conntrackIn(w)
 	}
 	return true
@@ -158,11 +176,11 @@ func (n *Namespace) track(w *walk) bool {
 
 // table walks a table's chain at the present hook; false means dropped.
 func (n *Namespace) table(w *walk, name string) bool {
-	if n.rulesFor(w.p).tables[name] == nil {
+	if n.rulesOf(w).tables[name] == nil {
 		return true
 	}
 	ev := w.evaluation(n)
-	v := ev.walk(n.rulesFor(w.p), name, w.hook)
+	v := ev.walk(n.rulesOf(w), name, w.hook)
 	w.mark = ev.mark
 	w.notrack = w.notrack || ev.notrack
 	if v != dropped {
@@ -180,9 +198,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	if ev.reject == nil {
 		return false
 	}
-	if w.p.Bad != "checksum" { // nf_send_unreach answers no packet that it knows to be broken
-		n.ownError(w, 3, *ev.reject)
-	}
+	n.reject(w, *ev.reject)
 	return false
 }
 
@@ -203,17 +219,25 @@ func (n *Namespace) deliver(w *walk) {
 	}
 	got := *w.p
 	w.delivered = &got
-	if w.p.IsError() {
+	switch {
+	case w.p.Bad != "":
+	case w.p.IsError():
 		n.heard = append(n.heard, got)
-		return
+	case w.p.Proto == conntrack.ICMP && !w.v6():
+		n.icmpReceive(w)
+	case w.p.Proto == conntrack.ICMPv6 && w.v6():
+		n.echo6(w)
+	case w.p.Proto == conntrack.UDP && !n.taken(w.p):
+		n.noSocket(w)
 	}
-	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {
-		return
-	}
+}
+
+// noSocket is the end of __udp4_lib_rcv and __udp6_lib_rcv: the sender is told.
+func (n *Namespace) noSocket(w *walk) {
 	w.say("__udp4_lib_rcv", "no socket takes it")
 	answer := *w
 	answer.ct, answer.info = nil, noInfo // nf_reset_ct: the error finds its entry by what it quotes
-	n.ownError(&answer, 3, 3)
+	n.tell(&answer, portUnreachable)
 	w.lefts, w.delivered, w.steps = answer.lefts, answer.delivered, answer.steps
 }
 
@@ -222,13 +246,13 @@ func (n *Namespace) forward(w *walk) {
 	w.hook = "FORWARD"
 	if w.p.TTL <= 1 {
 		w.drop("ip_forward", "time to live exceeded")
-		n.ownError(w, 11, 0)
+		n.tell(w, timeExceeded)
 		return
 	}
 	w.own()
 	w.p.TTL--
 	w.say("ip_forward", fmt.Sprintf("time to live %d -> %d", w.p.TTL+1, w.p.TTL))
-	if w.in == w.out {
+	if w.in == w.out && !w.v6() {
 		n.redirect(w)
 	}
 	if n.table(w, "mangle") && n.table(w, "filter") && n.postrouting(w) {

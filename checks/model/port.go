@@ -68,9 +68,10 @@ func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrac
 		if !e.bySource || e.serial < newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
 			continue
 		}
-		if r.holdsAddr(e.reply.Dst) && r.holdsPort(e.reply.DstPort) {
+		mapped, _ := e.reply.Inverse()
+		if r.holdsAddr(mapped.Src) && r.holdsPort(mapped.SrcPort) {
 			newest = e.serial
-			found.Src, found.SrcPort = e.reply.Dst, e.reply.DstPort
+			found.Src, found.SrcPort = mapped.Src, mapped.SrcPort
 		}
 	}
 	return found, newest > 0
@@ -83,6 +84,9 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 		return t
 	}
 	a := r.from
+	if r.from != r.to && !a.Is4() {
+		a = bestAddress6(t, r)
+	}
 	if r.from != r.to && a.Is4() {
 		var init uint32
 		if !r.persistent {
@@ -91,7 +95,7 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 		first := binary.BigEndian.Uint32(r.from.AsSlice())
 		span := binary.BigEndian.Uint32(r.to.AsSlice()) - first + 1
 		// jhash2 of the four words of a source address, scaled to the range
-		at := first + uint32(uint64(jhash4(word(t.Src), init))*uint64(span)>>32)
+		at := first + uint32(uint64(jhash([4]uint32{word(t.Src)}, init))*uint64(span)>>32)
 		a = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, at)))
 	}
 	if m == dstManip {
@@ -110,12 +114,14 @@ func word(a netip.Addr) uint32 {
 	return binary.LittleEndian.Uint32(a.AsSlice())
 }
 
-// jhash4 is jhash2 (include/linux/jhash.h) of four words of which only the first is not zero, as an
-// IPv4 address stands in union nf_inet_addr.
-func jhash4(k, initval uint32) uint32 {
+// jhash is jhash2 (include/linux/jhash.h) of the four words of union nf_inet_addr, of which an IPv4 address has the
+// first.
+func jhash(k [4]uint32, initval uint32) uint32 {
 	a := 0xdeadbeef + uint32(4<<2) + initval
 	b, c := a, a
-	a += k
+	a += k[0]
+	b += k[1]
+	c += k[2]
 	mix := func(x *uint32, y uint32, rot int) { *x = (*x - y) ^ bits.RotateLeft32(y, rot) }
 	mix(&a, c, 4)
 	c += b
@@ -129,6 +135,7 @@ func jhash4(k, initval uint32) uint32 {
 	a += c
 	mix(&c, b, 4)
 	b += a
+	a += k[3]
 	final := func(x *uint32, y uint32, rot int) { *x = (*x ^ y) - bits.RotateLeft32(y, rot) }
 	final(&c, b, 14)
 	final(&a, c, 11)
@@ -140,8 +147,9 @@ func jhash4(k, initval uint32) uint32 {
 	return c
 }
 
+// setPort sets the port of one end, or the one id that an ICMP query has.
 func setPort(t *conntrack.Tuple, m manip, port uint16) {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		t.DstPort = port
 	} else {
 		t.SrcPort = port
@@ -149,7 +157,7 @@ func setPort(t *conntrack.Tuple, m manip, port uint16) {
 }
 
 func portOf(t conntrack.Tuple, m manip) uint16 {
-	if m == dstManip {
+	if m == dstManip && !isICMP(t.Proto) {
 		return t.DstPort
 	}
 	return t.SrcPort
@@ -175,11 +183,15 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort {
+	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi
-	if !r.hasPort {
+	switch {
+	case r.hasPort:
+	case isICMP(t.Proto):
+		lo, hi = n.idRange()
+	default:
 		lo, hi = portClass(t.SrcPort)
 	}
 	s := search{n: n, w: w, t: t, m: m, lo: lo, size: int(hi-lo) + 1}

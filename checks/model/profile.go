@@ -36,6 +36,11 @@ type Profile struct {
 	WholeRange bool
 	// RandomDestination: a search for a destination port starts anywhere (5.0 to 6.7), else at the first one.
 	RandomDestination bool
+	// LazyTokens: the tokens of ICMP errors are counted anew, and cut to their limit, only in a tick in which they were not yet
+	// (inet_peer_xrlim_allow in net/ipv4/inetpeer.c, from 6.14; seen on 6.18).
+	LazyTokens bool
+	// PrefixRate: ICMPv6 errors to a prefix wider than /128 may come more often (icmpv6_xrlim_allow; 6.18 does not ask: seen).
+	PrefixRate bool
 	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
 	// This is a matter of the program, not of the release.
 	Legacy     bool
@@ -45,18 +50,18 @@ type Profile struct {
 // profiles are ordered by release; conntrack-kernel facts per tree are in the comments of the fields.
 func profiles() []Profile {
 	return []Profile{
-		{Name: "3.10", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.4", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.9", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
-		{Name: "4.19", WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
-		{Name: "5.0", RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.10", RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.15", RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "5.17", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.1", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.6", RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.12", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
+		{Name: "3.10", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.4", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.9", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
+		{Name: "4.19", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
+		{Name: "5.0", PrefixRate: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.10", PrefixRate: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.15", PrefixRate: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "5.17", PrefixRate: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.1", PrefixRate: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.6", PrefixRate: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.12", PrefixRate: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.18", LazyTokens: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
 	}
 }
 

@@ -119,21 +119,20 @@ func (n *Namespace) evict(e *entry, why string) {
 // conntrackIn is nf_conntrack_in (nf_conntrack_core.c): find or make the entry, run the L4 tracker,
 // note a first reply.
 func (n *Namespace) conntrackIn(w *walk) {
-	if w.p.Bad == "short" || w.p.Bad == "fragment" {
+	if w.p.Bad == "short" && !isICMP(w.p.Proto) && !w.p.HasTuple() || w.p.Bad == "fragment" {
 		n.stats["invalid"]++
 		w.say("nf_conntrack_in", "invalid: the L4 header cannot be read")
 		return
 	}
-	if w.p.Proto == conntrack.ICMP {
-		n.icmpIn(w)
+	switch {
+	case w.p.Proto == conntrack.ICMP && !w.v6() && !n.icmpIn(w), w.p.Proto == conntrack.ICMPv6 && w.v6() && !n.icmp6In(w):
 		return
 	}
-	if w.p.Proto != conntrack.UDP {
+	if w.p.Proto != conntrack.UDP && !isICMP(w.p.Proto) {
 		n.notModelled("protocol %s: %s", conntrack.ProtocolName(w.p.Proto), w.p.Line())
 		return
 	}
-	n.resolveNormal(w)
-	if !n.udpPacket(w) {
+	if !n.resolveNormal(w) || !n.handlePacket(w) {
 		w.ct, w.info = nil, noInfo
 		n.stats["invalid"]++
 		return
@@ -146,13 +145,25 @@ func (n *Namespace) conntrackIn(w *walk) {
 	}
 }
 
+// handlePacket is nf_conntrack_handle_packet: the tracker of the packet's protocol; false means INVALID.
+func (n *Namespace) handlePacket(w *walk) bool {
+	if isICMP(w.p.Proto) {
+		return n.icmpPacket(w)
+	}
+	return n.udpPacket(w)
+}
+
 // resolveNormal is resolve_normal_ct: look the tuple up, make an unconfirmed entry if there is none,
-// and derive ctinfo.
-func (n *Namespace) resolveNormal(w *walk) {
+// and derive ctinfo; false means that there can be none, as the tuple has no inverse.
+func (n *Namespace) resolveNormal(w *walk) bool {
 	t := w.p.Tuple()
 	_, was := n.byTuple[t]
 	r, ok := n.find(t, w.at)
 	if !ok {
+		if _, ok := t.Inverse(); !ok {
+			w.say("init_conntrack", "invalid: the tuple has no inverse")
+			return false
+		}
 		w.ct = n.initConntrack(t)
 		w.info = isNew
 		missed := "no entry has this tuple"
@@ -161,7 +172,7 @@ func (n *Namespace) resolveNormal(w *walk) {
 		}
 		w.say("resolve_normal_ct", missed)
 		w.say("init_conntrack", "a new, unconfirmed entry; reply tuple "+w.ct.reply.String())
-		return
+		return true
 	}
 	w.ct = r.e
 	switch {
@@ -173,6 +184,7 @@ func (n *Namespace) resolveNormal(w *walk) {
 		w.info = isNew
 	}
 	w.say("resolve_normal_ct", "hit the entry of "+r.e.orig.Line()+" in "+[]string{"original", "reply"}[r.dir]+" direction: "+w.info.String())
+	return true
 }
 
 // initConntrack makes an unconfirmed entry (init_conntrack). Its extensions follow the sysctls of now.
@@ -249,31 +261,42 @@ func (n *Namespace) udpError(w *walk) bool {
 	return true
 }
 
+// tracker names the function that tracks a protocol.
+func tracker(proto uint8) string {
+	switch proto {
+	case conntrack.ICMP:
+		return "nf_conntrack_icmp_packet"
+	case conntrack.ICMPv6:
+		return "nf_conntrack_icmpv6_packet"
+	}
+	return "nf_conntrack_udp_packet"
+}
+
 // refresh is __nf_ct_refresh_acct: a new timeout, and the packet is counted.
 func (n *Namespace) refresh(w *walk, ticks int64, why string) {
-	e := w.ct
+	e, fn := w.ct, tracker(w.p.Proto)
 	e.account(w)
 	e.touched = w.at
 	if e.status.Has(conntrack.FixedTimeout) {
-		w.say("nf_conntrack_udp_packet", "the time left is fixed")
+		w.say(fn, "the time left is fixed")
 		return
 	}
-	e.whyTimeout = why + " (nf_conntrack_udp_packet, __nf_ct_refresh_acct)"
+	e.whyTimeout = why + " (" + fn + ", __nf_ct_refresh_acct)"
 	if !e.status.Has(conntrack.Confirmed) {
 		e.relative = ticks
 		w.after = fmt.Sprintf("%ds", ticks/n.cfg.HZ)
-		w.say("nf_conntrack_udp_packet", w.after+" once confirmed; "+why)
+		w.say(fn, w.after+" once confirmed; "+why)
 		return
 	}
 	w.before = n.left(e.expiry, w.at)
 	w.after = w.before
 	next := w.at.Add(ticks)
 	if gain := next.From - e.expiry.From; n.cfg.Profile.WholeSeconds && gain >= 0 && int64(gain) < n.cfg.HZ {
-		w.say("nf_conntrack_udp_packet", w.before+" left, less than a second to gain; "+why)
+		w.say(fn, w.before+" left, less than a second to gain; "+why)
 		return
 	}
 	w.after = n.left(next, w.at)
-	w.say("nf_conntrack_udp_packet", fmt.Sprintf("%s -> %s left; %s", w.before, w.after, why))
+	w.say(fn, fmt.Sprintf("%s -> %s left; %s", w.before, w.after, why))
 	e.expiry = next
 }
 

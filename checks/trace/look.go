@@ -79,11 +79,11 @@ func (h *hypothesis) view(r Record) view {
 	case Count:
 		v.least, v.most = h.ns.Count(r.Span)
 	case Hits, Hits6:
-		v.hits = map[place]conntrack.Counters{}
 		rules := h.ns.Rules()
 		if r.Kind == Hits6 {
 			rules = h.ns.Rules6()
 		}
+		v.hits = map[place]conntrack.Counters{}
 		for _, hit := range rules.Hits() {
 			v.hits[place{hit.Table, hit.Chain, hit.Number}] = hit.Counters
 		}

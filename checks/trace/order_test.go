@@ -191,3 +191,29 @@ func TestOrderOfTwoActs(t *testing.T) {
 		}
 	}
 }
+
+// A packet may hold its entry for a while behind its stamp: a use count may be above by as many packets as the entry
+// had shortly before the read, and by no more, nor later, nor below.
+func TestUseOfAnEntryWithPacketsOnTheirWay(t *testing.T) {
+	for _, c := range []struct {
+		at, tick int // of the read: ms
+		use      int
+		verdict  trace.Verdict
+		free     int
+	}{
+		{20, 5, 1, trace.Same, 0}, {20, 5, 2, trace.Same, 1}, {20, 5, 3, trace.Same, 1}, {20, 5, 4, trace.Different, 0}, {20, 5, 0, trace.Different, 0},
+		{400, 100, 1, trace.Same, 0}, {400, 100, 2, trace.Different, 0},
+	} {
+		tr := traffic(1, 2, false)
+		entry := fmt.Sprintf("udp 10.0.1.1:40000 > 10.0.9.9:53 | 10.0.2.1:53 > 10.0.1.1:40000 status confirmed,dnat,snat-done,dnat-done timeout 29s mark 0x0 use %d id 0x1", c.use)
+		at := time.Duration(c.at) * time.Millisecond
+		for _, r := range []trace.Record{{Kind: trace.Dump}, {Kind: trace.Entry, Args: entry}, {Kind: trace.Dumped, Args: "1"}} {
+			r.At, r.Span = at, conntrack.At(conntrack.Tick(c.tick))
+			tr.Records = append(tr.Records, r)
+		}
+		r := trace.Replay(tr, profileOf(t, tr))
+		if len(r.Differences) == 0 && c.verdict == trace.Different || len(r.Differences) > 0 && c.verdict == trace.Same || r.Free[model.ChooseOrder] != c.free {
+			t.Errorf("use %d, read at %d ms: %s, want %s with %d free: %v", c.use, c.at, r.Summary(), c.verdict, c.free, r.Differences)
+		}
+	}
+}

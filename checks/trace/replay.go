@@ -261,6 +261,9 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		if err != nil || p.Proto != want.Proto || p.Len != want.Len || p.ID != want.ID && !c.Own {
 			return 0, false
 		}
+		if want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 {
+			return p.ICMPID, p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
+		}
 		if c.Destination {
 			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own
 		}
@@ -279,7 +282,7 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 	default:
 		return 0, false
 	}
-	if c.Destination {
+	if c.Destination || want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 { // which have one id, not two ports
 		return e.Reply.SrcPort, e.Orig == c.Flow
 	}
 	return e.Reply.DstPort, e.Orig == c.Flow

@@ -174,7 +174,7 @@ func entryChanges(r trace.Record, set func(what, args, text string), number func
 	number("reply packets", `packets \d+/(\d+)`, 1)
 	number("bytes", `bytes (\d+)`, 1)
 	number("mark", `mark (0x\w+)`, 1)
-	number("use", `use (\d+)`, 1)
+	number("use", `use (\d+)`, 100) // more than there are packets on their way
 	number("id", ` id (0x\w+)`, 1)
 	for _, w := range conntrack.StatusWords() {
 		re := regexp.MustCompile(`status (\S+)`)

@@ -35,6 +35,9 @@ func decode(b []byte, size int, verify bool) (p conntrack.Packet, ok bool) {
 	}
 	if d.size < headerSize(p.Proto) {
 		p.Bad = badShort
+		if conntrack.HasPorts(p.Proto) && len(d.b) >= tupleSize(p.Proto) {
+			d.tuple() // its ports are there all the same
+		}
 		return p, true
 	}
 	if len(d.b) < headerSize(p.Proto) {

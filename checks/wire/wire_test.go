@@ -23,7 +23,7 @@ func TestDecode(t *testing.T) {
 		"udp that tells too much": {"4500 0020 1234 4000 4011 1497 0a000001 0a000002 9c75 0035 00c8 beef 61626364",
 			"udp 10.0.0.1:40053 > 10.0.0.2:53 len 32 ttl 64 ip-id 4660 df bad length", ""},
 		"udp of 7 bytes": {"4500 001b 1234 4000 4011 149c 0a000001 0a000002 9c75 0035 0007 be",
-			"udp 10.0.0.1:0 > 10.0.0.2:0 len 27 ttl 64 ip-id 4660 df bad short", ""},
+			"udp 10.0.0.1:40053 > 10.0.0.2:53 len 27 ttl 64 ip-id 4660 df bad short", ""},
 		"last fragment": {"4500 0020 1234 00b9 4011 53de 0a000001 0a000002 9c75 0035 000c beef 61626364",
 			"udp 10.0.0.1:0 > 10.0.0.2:0 len 32 ttl 64 ip-id 4660 frag 1480", ""},
 		"first fragment": {"4500 0020 1234 2000 4011 3497 0a000001 0a000002 9c75 0035 000c beef 61626364",

@@ -107,6 +107,6 @@ field by field, against a userspace model that is driven by the recorded inputs 
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().Bool("no-color", false, "plain text, also on a terminal (as with NO_COLOR)")
-	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newVM(), newVersion())
+	root.AddCommand(newRun(), newPredict(), newCompare(), newCheck(), newExplain(), newReplay(), newLabs(), newSchema(), newDoctor(), newFuzz(), newVM(), newVersion())
 	return root
 }

@@ -38,9 +38,11 @@ var allowed = map[string]struct {
 	"lab/sim":          {ours: []string{"lab", "lab/play", "checks", "checks/conntrack", "checks/model", "checks/trace", "topology/service"}},
 	"lab/live": {ours: []string{"lab", "lab/play", "topology", "topology/service", "dnsserver", "traffic", "checks", "checks/conntrack", "checks/model",
 		"checks/trace", "checks/kernel", "checks/observe", "internal/netns", "internal/program"}, others: []string{"golang.org/x/sys"}},
+	"lab/fuzz": {ours: []string{"topology", "checks/conntrack", "checks/model", "checks/trace", "checks/kernel", "checks/observe", "checks/wire", "internal/netns"},
+		others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink"}},
 	"internal/guest": {others: []string{"golang.org/x/sys"}},
 	"labs":           {},
-	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "labs", "checks/model", "checks/trace", "topology", "internal/guest", "internal/program"},
+	"cmd/ctlab": {ours: []string{"lab", "lab/live", "lab/sim", "lab/play", "lab/report", "lab/fuzz", "labs", "checks/model", "checks/trace", "topology", "internal/guest", "internal/program"},
 		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys/unix"}},
 }
 

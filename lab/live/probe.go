@@ -63,6 +63,17 @@ func chooseBoth(ctx context.Context, node *topology.Node, backend string, six bo
 	return out, err
 }
 
+// Iptables finds the iptables programs that labs would be played with here, of a back end if one is named.
+func Iptables(ctx context.Context, backend string) (topology.Iptables, error) {
+	var network topology.Network
+	defer network.Close()
+	n, err := network.AddNode("iptables")
+	if err != nil {
+		return topology.Iptables{}, err
+	}
+	return chooseIptables(ctx, n, topology.FindIptables(ctx, backend))
+}
+
 // chooseIptables loads the anchor rule with the programs of one back end after the other, and takes the first with
 // which that works.
 func chooseIptables(ctx context.Context, node *topology.Node, there iter.Seq2[topology.Iptables, error]) (topology.Iptables, error) {

@@ -46,6 +46,7 @@ var inputSysctls = []string{
 	"net.ipv4.icmp_ratelimit", defaultTTL, "net.ipv4.ip_forward",
 	"net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects",
 	"net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_checksum",
+	"net.netfilter.nf_conntrack_icmp_timeout", "net.netfilter.nf_conntrack_generic_timeout",
 	"net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream",
 }
 

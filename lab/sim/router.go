@@ -52,6 +52,8 @@ func defaults(p model.Profile) []lab.Sysctl {
 		{Name: "net.ipv4.ip_forward", Value: "1"},
 		{Name: "net.netfilter.nf_conntrack_acct", Value: "1"},
 		{Name: "net.netfilter.nf_conntrack_checksum", Value: "1"},
+		{Name: "net.netfilter.nf_conntrack_generic_timeout", Value: "600"},
+		{Name: "net.netfilter.nf_conntrack_icmp_timeout", Value: "30"},
 		{Name: "net.netfilter.nf_conntrack_udp_timeout", Value: "30"},
 		{Name: "net.netfilter.nf_conntrack_udp_timeout_stream", Value: strconv.Itoa(p.StreamTimeout)},
 	}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// fuzzFlags are those of fuzz.
+type fuzzFlags struct {
+	seed               uint64
+	packets            int
+	length             int
+	duration           time.Duration
+	jobs, sideBySide   int
+	only               int
+	out, iptables      string
+	given, noShrinking bool
+}
+
+func newFuzz() *cobra.Command {
+	var f fuzzFlags
+	c := &cobra.Command{
+		Use:   "fuzz",
+		Short: "random traffic against the kernel, for which the model must account",
+		Long: `Plays random scenarios on this kernel: one namespace each, with three wires, few addresses and ports, so that flows
+collide; packets, answers, errors, pauses in which entries expire, changes of rules, settings and the table. After each
+packet the table, what left, ctinfo, counters and events are read, and the model, which is given what went in and nothing
+else, must account for all of it. Hundreds of namespaces are played side by side.
+
+A scenario in which kernel and model differ is made smaller by leaving out what is not needed for that, and written
+as a trace (ctlab replay, ctlab explain). The same seed makes the same scenarios. It needs root. Exit 1 if something differs,
+6 if nothing was compared.`,
+		Example: `  sudo ctlab fuzz --packets 20000
+  sudo ctlab fuzz --seed 7 --only 12 --out finds`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("seed") {
+				f.seed = uint64(rand.Uint32())
+			}
+			if f.packets < 0 || f.length < 1 || f.jobs < 0 || f.sideBySide < 1 {
+				return fmt.Errorf("--packets, --length, -j and --namespaces count things")
+			}
+			if cmd.Flags().Changed("for") && !cmd.Flags().Changed("packets") {
+				f.packets = 0 // until time is up
+			}
+			return fuzzing(cmd, f)
+		},
+	}
+	c.Flags().Uint64Var(&f.seed, "seed", 0, "what to make scenarios of (default: another one each time; it is printed)")
+	c.Flags().IntVar(&f.packets, "packets", 20000, "how many packets to send, about")
+	c.Flags().IntVar(&f.length, "length", 80, "how many packets a scenario sends")
+	c.Flags().DurationVar(&f.duration, "for", 0, "how long to go on, such as 10m; without --packets as many as there is time for")
+	c.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "how many processors play (default: all)")
+	c.Flags().IntVar(&f.sideBySide, "namespaces", 100, "how many scenarios are played side by side on each processor")
+	c.Flags().IntVar(&f.only, "only", -1, "play only the scenario with this number")
+	c.Flags().StringVar(&f.out, "out", "", "the folder for what is found (default: fuzz-SEED, made when there is something)")
+	c.Flags().StringVar(&f.iptables, "iptables", "", iptablesHelp)
+	return c
+}

@@ -1,0 +1,295 @@
+package fuzz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/kernel"
+	"ctlab/checks/observe"
+	"ctlab/checks/trace"
+	"ctlab/checks/wire"
+	"ctlab/internal/netns"
+	"ctlab/topology"
+)
+
+// arena is a namespace in which a scenario is played, and the trace of it so far.
+type arena struct {
+	s       *Scenario
+	outside *outside
+	ticks   *observe.TickCounter
+	ipt     topology.Iptables
+
+	network topology.Network
+	node    *topology.Node
+	nl      *netlink.Handle
+	table   *kernel.Table
+	events  *kernel.Events
+	outer   []int          // the index of each wire's outer end
+	inner   []netlink.Link // the node's end of each wire
+	mac     [6]byte
+	began   time.Time
+	first   conntrack.Tick
+	records []trace.Record
+	next    int // operation
+	out     []egress
+	live    []conntrack.Tuple // original tuples of entries that were reported and not ended
+	err     error
+}
+
+// egress is a packet that came out of a wire.
+type egress struct {
+	wire   int
+	packet conntrack.Packet
+}
+
+func writeSysctl(name, value string) error {
+	return os.WriteFile(netns.SysctlPath(name), []byte(value), 0)
+}
+
+// build makes the namespace with its wires, up to the rules.
+func (a *arena) build(ctx context.Context) (err error) {
+	a.began = time.Now()
+	a.first = a.ticks.Now()
+	if a.node, err = a.network.AddNode(a.s.Name()); err != nil {
+		return err
+	}
+	if err := a.open(); err != nil {
+		return err
+	}
+	for k := range a.s.Wires {
+		if err := a.connect(k); err != nil {
+			return fmt.Errorf("connect %s: %w", a.s.Wires[k].Device, err)
+		}
+	}
+	return a.load(ctx, a.s.Rules, false)
+}
+
+func (a *arena) open() (err error) {
+	err = a.node.NS.Do(func() error {
+		if a.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		for _, s := range a.s.Sysctls {
+			name, value, _ := strings.Cut(s, " ")
+			if err := writeSysctl(name, value); err != nil {
+				return fmt.Errorf("set %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	tick := func() int64 { return int64(a.tick()) }
+	if a.table, err = kernel.Open(a.node.NS, tick); err != nil {
+		return err
+	}
+	if a.events, err = kernel.OpenEvents(a.node.NS); err != nil {
+		return err
+	}
+	a.did(a.tick(), trace.Listen, "", "")
+	for _, s := range a.s.Sysctls {
+		a.did(a.tick(), trace.Sysctl, s, "")
+	}
+	return nil
+}
+
+// connect makes a wire: a veth pair with its outer end in the outside. Who is behind it is known to the node for good,
+// so that nobody has to be asked.
+func (a *arena) connect(k int) error {
+	w := a.s.Wires[k]
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = w.Device, nodeMAC[:]
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerNamespace = fmt.Sprintf("%s-%d", w.Device, a.s.Number), netlink.NsFd(a.outside.ns.FD())
+	veth.PeerNumTxQueues, veth.PeerNumRxQueues = 1, 1
+	if err := a.nl.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add the link: %w", err)
+	}
+	inner, err := a.nl.LinkByName(w.Device)
+	if err != nil {
+		return err
+	}
+	outer, err := a.outside.nl.LinkByName(veth.PeerName)
+	if err != nil {
+		return err
+	}
+	a.inner, a.outer = append(a.inner, inner), append(a.outer, outer.Attrs().Index)
+	if err := errors.Join(a.outside.nl.LinkSetUp(outer), a.nl.LinkSetUp(inner)); err != nil {
+		return err
+	}
+	a.did(a.tick(), trace.Link, w.Device+" up", "")
+	for _, p := range w.Node {
+		if err := a.nl.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NOPREFIXROUTE}); err != nil {
+			return fmt.Errorf("add address %s: %w", p, err)
+		}
+		a.did(a.tick(), trace.Address, w.Device+" "+p.String(), "")
+	}
+	return a.reach(k)
+}
+
+// reach adds the route to a wire's subnet, and its hosts as neighbours.
+func (a *arena) reach(k int) error {
+	w, index := a.s.Wires[k], a.inner[k].Attrs().Index
+	subnet := w.Node[0].Masked()
+	if err := a.nl.RouteAdd(&netlink.Route{LinkIndex: index, Dst: ipNet(subnet), Scope: netlink.SCOPE_LINK}); err != nil {
+		return fmt.Errorf("add route %s: %w", subnet, err)
+	}
+	a.did(a.tick(), trace.Routing, subnet.String()+" dev "+w.Device, "")
+	for _, h := range slices.Concat(w.Hosts, w.Silent) {
+		n := &netlink.Neigh{LinkIndex: index, Family: unix.AF_INET, State: unix.NUD_PERMANENT, IP: h.AsSlice(), HardwareAddr: hostMAC[:]}
+		if err := a.nl.NeighSet(n); err != nil {
+			return fmt.Errorf("add neighbour %s: %w", h, err)
+		}
+		a.did(a.tick(), trace.ARP, w.Device+" "+h.String(), "")
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Close lets everything go.
+func (a *arena) Close() error {
+	var errs []error
+	if a.table != nil {
+		errs = append(errs, a.table.Close())
+	}
+	if a.events != nil {
+		errs = append(errs, a.events.Close())
+	}
+	if a.nl != nil {
+		a.nl.Close()
+	}
+	return errors.Join(append(errs, a.network.Close())...)
+}
+
+// tick is the kernel's tick since the arena began.
+func (a *arena) tick() conntrack.Tick { return a.ticks.Now() - a.first }
+
+// did records something that has just been done, and was begun in a tick.
+func (a *arena) did(from conntrack.Tick, kind trace.Kind, args, text string) {
+	a.record(conntrack.Span{From: from, To: a.tick()}, kind, args, text)
+}
+
+func (a *arena) record(span conntrack.Span, kind trace.Kind, args, text string) {
+	at := time.Since(a.began).Round(time.Microsecond)
+	a.records = append(a.records, trace.Record{At: at, Span: span, Kind: kind, Args: args, Text: text})
+}
+
+// saw records an observation of now.
+func (a *arena) saw(kind trace.Kind, args string) {
+	a.record(conntrack.At(a.tick()), kind, args, "")
+}
+
+// load loads rules; the previous ones are replaced.
+func (a *arena) load(ctx context.Context, text string, noflush bool) error {
+	from := a.tick()
+	if err := a.ipt.Load(ctx, a.node, text, noflush); err != nil {
+		return err
+	}
+	how := "restore"
+	if noflush {
+		how = "noflush"
+	}
+	a.did(from, trace.Rules, how, text)
+	return nil
+}
+
+// left notes a packet that came out of a wire.
+func (a *arena) left(k int, ip []byte) {
+	p, ok := wire.Decode(ip)
+	if !ok {
+		a.err = errors.Join(a.err, fmt.Errorf("what left on %s is no IP packet: %x", a.s.Wires[k].Device, ip))
+		return
+	}
+	a.saw(trace.Left, trace.PacketArgs(a.s.Wires[k].Device, &p))
+	a.out = append(a.out, egress{k, p})
+}
+
+// listen notes the events that the kernel has made.
+func (a *arena) listen() error {
+	return a.events.Poll(func(ev conntrack.Event) {
+		a.saw(trace.Event, ev.String())
+		switch ev.Kind {
+		case conntrack.New:
+			a.live = append(a.live, ev.Entry.Orig)
+		case conntrack.Destroy:
+			if i := slices.Index(a.live, ev.Entry.Orig); i >= 0 {
+				a.live = slices.Delete(a.live, i, i+1)
+			}
+		}
+	})
+}
+
+// look reads what there is: each entry that is known of and whatever has one of the given tuples, how many entries
+// there are, the counters, the events.
+func (a *arena) look(tuples ...conntrack.Tuple) error {
+	if err := a.listen(); err != nil {
+		return err
+	}
+	for _, t := range slices.Concat(a.live, tuples) {
+		if err := a.get(t); err != nil {
+			return err
+		}
+	}
+	n, at, err := a.table.Count()
+	if err != nil {
+		return err
+	}
+	a.record(span(at), trace.Count, fmt.Sprint(n), "")
+	stats, at, err := a.table.Stats()
+	if err != nil {
+		return err
+	}
+	a.record(span(at), trace.Stats, trace.FormatStats(stats), "")
+	return a.listen()
+}
+
+func span(m kernel.Moment) conntrack.Span {
+	return conntrack.Span{From: conntrack.Tick(m.From), To: conntrack.Tick(m.To)}
+}
+
+func (a *arena) get(t conntrack.Tuple) error {
+	r, found, err := a.table.Get(t)
+	if err != nil {
+		return err
+	}
+	a.record(span(r.Moment), trace.Get, t.Line(), "")
+	if found {
+		a.record(span(r.Moment), trace.Entry, r.Entry.String(), "")
+	} else {
+		a.record(span(r.Moment), trace.Absent, t.Line(), "")
+	}
+	return nil
+}
+
+// dump reads the table as a whole, and the rules' counters.
+func (a *arena) dump() error {
+	reads, at, err := a.table.Dump()
+	if errors.Is(err, kernel.ErrInterrupted) {
+		return nil // the machine's table was resized: this look says nothing
+	}
+	if err != nil {
+		return err
+	}
+	a.record(span(at), trace.Dump, "", "")
+	for _, r := range reads {
+		a.record(span(r.Moment), trace.Entry, r.Entry.String(), "")
+	}
+	a.record(span(at), trace.Dumped, fmt.Sprint(len(reads)), "")
+	return nil
+}

@@ -1,0 +1,156 @@
+package fuzz
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"ctlab/checks/conntrack"
+	"ctlab/checks/trace"
+	"ctlab/checks/wire"
+)
+
+// play does operations until there is a pause, which it returns, or something that is done elsewhere (slow), or the
+// end (done).
+func (a *arena) play() (pause time.Duration, slow func(context.Context) error, done bool) {
+	for a.err == nil && a.next < len(a.s.Ops) {
+		op := a.s.Ops[a.next]
+		a.next++
+		switch op.Kind {
+		case Pause:
+			return op.Pause, nil, false
+		case Rules:
+			return 0, func(ctx context.Context) error { return a.load(ctx, op.Text, op.Noflush) }, false
+		}
+		if err := a.do(op); err != nil {
+			a.err = fmt.Errorf("%s: %s: %w", a.s.Name(), op.Kind, err)
+		}
+	}
+	return 0, nil, true
+}
+
+func (a *arena) do(op Op) error {
+	switch op.Kind {
+	case Packet:
+		return a.put(op.Wire, op.Packet)
+	case Answer:
+		return a.answer(op)
+	case Error:
+		return a.tell(op)
+	case Sysctl:
+		return a.set(op.Text)
+	case Delete:
+		return a.delete(op.Of)
+	case Flush:
+		at, err := a.table.Flush()
+		if err != nil {
+			return err
+		}
+		a.record(span(at), trace.Flush, "", "")
+		return a.look()
+	case Dump:
+		if err := a.dump(); err != nil {
+			return err
+		}
+		return a.look()
+	}
+	return fmt.Errorf("not known")
+}
+
+// put puts a packet on a wire and looks at what became of it.
+func (a *arena) put(k int, p conntrack.Packet) error {
+	b := wire.Encode(&p)
+	is, ok := wire.Decode(b)
+	if !ok {
+		return fmt.Errorf("%s: makes no packet", p.Line())
+	}
+	from := a.tick()
+	if err := a.outside.put(a.outer[k], b); err != nil {
+		return err
+	}
+	a.did(from, trace.Packet, trace.PacketArgs(a.s.Wires[k].Device, &is), "")
+	return a.behind(is)
+}
+
+// behind looks at what became of a packet.
+func (a *arena) behind(p conntrack.Packet) error {
+	if err := a.see(); err != nil {
+		return err
+	}
+	if p.About != nil {
+		return a.look(p.About.Tuple())
+	}
+	return a.look(p.Tuple())
+}
+
+// see notes what came out of the wires.
+func (a *arena) see() error {
+	return a.outside.drain(func(index int, ip []byte) {
+		if b, ok := a.outside.owner(index); ok {
+			b.arena.left(b.wire, ip)
+		}
+	})
+}
+
+// answer answers a packet that came out.
+func (a *arena) answer(op Op) error {
+	if len(a.out) == 0 {
+		return nil
+	}
+	e := a.out[op.Of%len(a.out)]
+	p := e.packet
+	if p.About != nil || p.IsError() {
+		return nil
+	}
+	p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
+	p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""
+	return a.put(e.at(op.Wire), p)
+}
+
+func (e egress) at(k int) int {
+	if k < 0 {
+		return e.wire
+	}
+	return k
+}
+
+// tell answers a packet that came out with an ICMP error about it.
+func (a *arena) tell(op Op) error {
+	if len(a.out) == 0 {
+		return nil
+	}
+	e := a.out[op.Of%len(a.out)]
+	if e.packet.About != nil || e.packet.IsError() {
+		return nil
+	}
+	p, about := op.Packet, e.packet
+	about.Bad = ""
+	p.About, p.Src, p.Dst = &about, about.Dst, about.Src
+	p.ID = uint16(30000 + a.next)
+	p.Len = 28 + min(about.Len, 548)
+	return a.put(e.at(op.Wire), p)
+}
+
+func (a *arena) set(text string) error {
+	name, value, _ := strings.Cut(text, " ")
+	from := a.tick()
+	if err := a.node.NS.WriteSysctl(name, value); err != nil {
+		return err
+	}
+	a.did(from, trace.Sysctl, text, "")
+	return nil
+}
+
+func (a *arena) delete(of int) error {
+	if len(a.live) == 0 {
+		return nil
+	}
+	t := a.live[of%len(a.live)]
+	_, at, err := a.table.Delete(t, 0)
+	if err != nil {
+		return err
+	}
+	a.record(span(at), trace.Delete, t.Line(), "")
+	return a.look(t)
+}

@@ -1,0 +1,79 @@
+// Package fuzz throws random traffic at the kernel's connection tracking and lets the model account for it. A
+// scenario is made from a seed: one namespace under test with three wires, a few addresses and ports, so that
+// flows collide, and a list of operations: packets, answers to what came out, errors about it, pauses, changes of
+// rules and of the table. Everything is played one operation at a time, and after each the table, the packets that
+// left, ctinfo, the counters and the events are read. What was done and seen is a trace, which is replayed.
+//
+// Scenarios have pauses of seconds, in which entries expire; hundreds of namespaces are played side by side, each
+// in the others' pauses.
+package fuzz
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ctlab/checks/conntrack"
+)
+
+// Kind is the kind of an operation.
+type Kind string
+
+// The kinds of operations.
+const (
+	Packet  Kind = "packet"  // a packet comes in on a wire
+	Answer  Kind = "answer"  // who got a packet answers it
+	Error   Kind = "error"   // who got a packet, or somebody on the way, answers it with an ICMP error
+	Pause   Kind = "pause"   // nothing happens for a while
+	Rules   Kind = "rules"   // rules are loaded
+	Sysctl  Kind = "sysctl"  // a setting changes
+	Delete  Kind = "delete"  // an entry is deleted
+	Flush   Kind = "flush"   // the table is emptied
+	Dump    Kind = "dump"    // the table is read as a whole
+	Link    Kind = "link"    // a device of the node goes down or up
+	Address Kind = "address" // an address of the node's is taken away, or given back
+)
+
+// Op is one operation of a scenario.
+type Op struct {
+	Kind    Kind
+	Wire    int              // of a packet: where it comes in; of an answer or error: -1 for where the packet came out
+	Packet  conntrack.Packet // of a packet; of an error: its type, code and mtu
+	Of      int              // of an answer, error or deletion: which of those there are, modulo their number
+	Text    string           // rules, or KEY VALUE of a sysctl, or the address
+	Noflush bool
+	Pause   time.Duration
+	Up      bool // of a link, or an address that comes back
+}
+
+// Wire is a link end without a host behind it: packets are put on it and seen on it by hand.
+type Wire struct {
+	Device string         // the node's end
+	Node   []netip.Prefix // the node's addresses on it
+	Hosts  []netip.Addr   // who seems to be there
+	Silent []netip.Addr   // who is there as well, and sends nothing of its own accord
+}
+
+// Scenario is what is played in one namespace.
+type Scenario struct {
+	Seed    uint64
+	Number  int
+	Wires   []Wire
+	Sysctls []string // KEY VALUE
+	Rules   string
+	Ops     []Op
+}
+
+// Packets counts the packets that the scenario sends.
+func (s *Scenario) Packets() (n int) {
+	for _, op := range s.Ops {
+		switch op.Kind {
+		case Packet, Answer, Error:
+			n++
+		}
+	}
+	return n
+}
+
+// Name is how reports and traces call the scenario.
+func (s *Scenario) Name() string { return fmt.Sprintf("fuzz-%d-%d", s.Seed, s.Number) }
