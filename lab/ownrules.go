@@ -124,7 +124,11 @@ func (d *decoder) fit(f field, family service.Family, texts []Rules, values []*n
 		d.fail(f.value, "", "%s: %s", f.name(), err)
 		return
 	}
-	if err := model.NewRuleset().Restore(text, false); err != nil && d.lab.SkipModel == "" {
+	known := model.NewRuleset()
+	if family == service.IPv6 {
+		known = model.NewRuleset6()
+	}
+	if err := known.Restore(text, false); err != nil && d.lab.SkipModel == "" {
 		d.unknownToModel(f, own, values, err)
 	}
 }

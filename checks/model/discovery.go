@@ -19,6 +19,19 @@ func (n *Namespace) Discovers(at conntrack.Span, dev string, p conntrack.Packet)
 	n.table(w, "mangle")
 }
 
+// multicast6 is ip6_mc_input: what is sent to a group is delivered if the device has joined it, and never forwarded.
+func (n *Namespace) multicast6(w *walk) {
+	switch {
+	case !w.p.IsDiscovery():
+		n.notModelled("a packet for everybody: %s", w.p.Line())
+	case n.joined(w.in, w.p.Dst):
+		w.say("ip6_mc_input", "delivered: "+w.in+" has joined "+w.p.Dst.String())
+		n.deliver(w)
+	default:
+		w.say("ip6_mc_input", "nobody here has joined "+w.p.Dst.String())
+	}
+}
+
 // joined reports whether a device takes what is sent to a group: all nodes, all routers where the namespace is one
 // (dev_forward_change), and the groups at which neighbours ask for its addresses (addrconf_join_solict).
 func (n *Namespace) joined(dev string, group netip.Addr) bool {

@@ -26,7 +26,7 @@ func rulesets(l *lab.Lab, n *lab.Node) []*ruleset {
 		}
 		r := &ruleset{family: f, rules: model.NewRuleset(), own: n.Rules}
 		if f == service.IPv6 {
-			r.own = n.Rules6
+			r.rules, r.own = model.NewRuleset6(), n.Rules6
 		}
 		out = append(out, r)
 	}
