@@ -21,13 +21,18 @@ func hostLocal() netip.Prefix   { return netip.MustParsePrefix("fe80::2/64") }
 // LinkLocal is the link-local address of every port of a router that speaks IPv6.
 func LinkLocal() netip.Prefix { return routerLocal() }
 
+// aDay in milliseconds.
+const aDay = "86400000"
+
 // SpeakIPv6 switches IPv6 on in a node that has no link yet. Its devices get no address of the kernel's making, announce and
-// ask for nothing when they come up, and use an address at once: what is left are neighbour discovery and one report for
-// each multicast group that an address joins (net/ipv6/mcast.c knows no switch for that).
+// ask for nothing when they come up, and use an address at once. What is left are neighbour discovery, and a report of the
+// multicast groups that addresses join, for which net/ipv6/mcast.c knows no switch; it is said again after some time
+// within the given interval, which is longer than any lab.
 func (n *Node) SpeakIPv6() error {
 	for _, s := range []struct{ name, value string }{
 		{"conf.default.accept_dad", "0"}, {"conf.default.dad_transmits", "0"}, {"conf.default.accept_ra", "0"}, {"conf.default.autoconf", "0"},
-		{"conf.default.router_solicitations", "0"}, {"conf.default.addr_gen_mode", "1"}, {"mld_qrv", "1"},
+		{"conf.default.router_solicitations", "0"}, {"conf.default.addr_gen_mode", "1"},
+		{"conf.default.mldv1_unsolicited_report_interval", aDay}, {"conf.default.mldv2_unsolicited_report_interval", aDay},
 		{"conf.default.disable_ipv6", "0"}, {"conf.all.disable_ipv6", "0"},
 	} {
 		err := n.NS.WriteSysctl("net.ipv6."+s.name, s.value)
