@@ -121,7 +121,7 @@ func (d *decoder) subnets() subnets {
 
 // frontend is what traffic is sent to.
 type frontend struct {
-	node  string // of a node port
+	node  string // of a node port, where addr is any address of the family
 	addr  netip.Addr
 	port  uint16
 	proto uint8
@@ -151,7 +151,7 @@ func (d *decoder) frontends(drafts []*serviceDraft) {
 			}
 			for _, on := range s.On {
 				if p.NodePort != 0 {
-					claim(s, "the node port "+portText(p.NodePort, p.Proto)+" of "+on, frontend{node: on, port: p.NodePort, proto: p.Proto})
+					claim(s, "the node port "+portText(p.NodePort, p.Proto)+" of "+on, frontend{node: on, addr: anyAddress(service.FamilyOf(s.VIP)), port: p.NodePort, proto: p.Proto})
 				}
 			}
 		}

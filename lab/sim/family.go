@@ -2,7 +2,10 @@ package sim
 
 import (
 	"net/netip"
+	"strconv"
 
+	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
 	"ctlab/lab"
 	"ctlab/topology/service"
 )
@@ -33,13 +36,38 @@ func defaultRoute(gateway netip.Addr) lab.Route {
 // speaksIPv6 reports whether the node speaks IPv6.
 func (n *node) speaksIPv6() bool { return n.g.lab.Speaks(n.spec, service.IPv6) }
 
-// defaults6 are the settings of IPv6 on which the model's answers depend.
-func defaults6() []lab.Sysctl {
+// defaults6 are the settings of IPv6 on which the model's answers depend. Kernels that count ICMPv6 errors alike for every
+// destination let ten of them pass in a second (icmpv6_sk_init in net/ipv6/icmp.c; read on 6.18).
+func defaults6(p model.Profile) []lab.Sysctl {
 	return []lab.Sysctl{
 		{Name: "net.ipv6.conf.all.forwarding", Value: "1"},
 		{Name: "net.ipv6.conf.default.hop_limit", Value: "64"},
-		{Name: "net.ipv6.icmp.ratelimit", Value: "1000"},
+		{Name: rateLimit6, Value: strconv.FormatInt(defaultRate6(p), 10)},
 	}
+}
+
+// rateLimit6 is the time between two ICMPv6 errors to a destination, in milliseconds.
+const rateLimit6 = "net.ipv6.icmp.ratelimit"
+
+func defaultRate6(p model.Profile) int64 {
+	if p.PrefixRate {
+		return 1000
+	}
+	return 100
+}
+
+// line is a packet as traces write it. Identifications, by which the simulation finds what is in a packet, are not in
+// IPv6 headers.
+func line(p conntrack.Packet) string {
+	for q := &p; q.Dst.Is6(); q = q.About {
+		q.ID = 0
+		if q.About == nil {
+			break
+		}
+		about := *q.About
+		q.About = &about
+	}
+	return p.Line()
 }
 
 // local is the device's link-local address of IPv6.

@@ -89,13 +89,13 @@ type bucket struct {
 
 const burst = 6
 
-// errorCost is how many ticks an ICMP error costs. To wide prefixes IPv6 sends more of them (icmpv6_xrlim_allow).
+// errorCost is how many ticks an ICMP error costs. To wide prefixes older kernels send more of ICMPv6 (icmpv6_xrlim_allow).
 func (n *node) errorCost(to netip.Addr) int64 {
 	if to.Is4() {
 		return n.sysctl("net.ipv4.icmp_ratelimit", 1000) * hz / 1000
 	}
-	cost := n.sysctl("net.ipv6.icmp.ratelimit", 1000) * hz / 1000
-	if r, ok := n.route(to); ok {
+	cost := n.sysctl(rateLimit6, defaultRate6(n.g.Profile)) * hz / 1000
+	if r, ok := n.route(to); ok && n.g.Profile.PrefixRate {
 		cost >>= (to.BitLen() - r.To.Bits()) >> 5
 	}
 	return cost

@@ -121,7 +121,7 @@ func (s *socket) send(to netip.AddrPort, m message) sockError {
 		src = a
 	}
 	p := conntrack.Packet{Proto: conntrack.UDP, Src: src, SrcPort: s.local.Port(), Dst: to.Addr(), DstPort: to.Port(),
-		Len: m.length(to.Addr()), ID: n.g.nextID(), TTL: n.ttl(to.Addr()), DF: true}
+		Len: m.length(to.Addr()), ID: n.g.nextID(), TTL: n.ttl(to.Addr()), DF: to.Addr().Is4()}
 	n.g.payload[p.ID] = m
 	if n.tracked != nil {
 		return n.tracked.send(p)
