@@ -68,6 +68,7 @@ type lineReader struct {
 	pos     int
 	seen    map[string]bool // words that may stand once
 	event   bool            // the line is an event's
+	bareIP  bool            // the packet that is read began with ip, and has no ports
 	w       EntryWant
 	err     *LineError
 }
@@ -280,8 +281,8 @@ func parseIPv6(text string) (netip.Prefix, *LineError) {
 }
 
 func (r *lineReader) ports(e *end, text string, at int) {
-	if !conntrack.HasPorts(r.w.Proto) {
-		r.fail(e.word, conntrack.ProtocolName(r.w.Proto)+" has no ports", "write "+Quote(e.host)+" alone")
+	if r.bareIP || !conntrack.HasPorts(r.w.Proto) {
+		r.fail(e.word, protocolWord(r.w.Proto, r.bareIP)+" has no ports", "write "+Quote(e.host)+" alone")
 		return
 	}
 	n, err := ParseRange(text)
@@ -296,6 +297,14 @@ func (r *lineReader) ports(e *end, text string, at int) {
 	}
 	r.part(at, err)
 	e.want.MinPort, e.want.MaxPort = uint16(n.Min), uint16(n.Max)
+}
+
+// protocolWord is the protocol as the line has it.
+func protocolWord(proto uint8, bareIP bool) string {
+	if bareIP {
+		return "ip"
+	}
+	return conntrack.ProtocolName(proto)
 }
 
 func parseIPv4(text string) (netip.Prefix, *LineError) {
@@ -511,4 +520,15 @@ func clip(text string) string {
 		cut--
 	}
 	return text[:cut] + "..."
+}
+
+// ParseEntryWords reads the words of a wanted entry whose tuple is left out, such as "seen-reply 30s".
+func ParseEntryWords(line string, proto uint8) (EntryWant, *LineError) {
+	r := newLineReader(line, nil)
+	any := EndpointWant{MaxPort: 65535}
+	r.w.Proto, r.w.Orig = proto, TupleWant{any, any}
+	for r.more() {
+		r.word()
+	}
+	return r.w, r.err
 }

@@ -69,6 +69,9 @@ func (d *decoder) hostAddresses(n *nodeDraft) (alone []netip.Addr) {
 			}
 			continue
 		}
+		if n.Wire && p.Addr().Is6() {
+			d.fail(f.value, "", "%s: IPv6 on a wire is not supported yet", n.Name)
+		}
 		unique := d.unique(n, f, p.Addr())
 		n.also = append(n.also, f)
 		gateway := p.Masked().Addr().Next()

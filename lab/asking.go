@@ -117,7 +117,7 @@ func (s *stepDraft) sends() bool {
 
 func restartKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"on", "the node on which it comes back", identifier, func(d *decoder, s *stepDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"on", "the node on which it comes back", identifier, func(d *decoder, s *stepDraft, f field) { s.On, _ = d.stack(f) }},
 		{"death", "how the old server goes away; address, and process where it stays on its node", deathShape, readDeath},
 		{"follow", "false: services keep their backends", boolean, func(d *decoder, s *stepDraft, f field) {
 			s.NoFollow = d.oneOf(f, []string{"true", "false"}) == "false"
@@ -149,5 +149,7 @@ func readDeath(d *decoder, s *stepDraft, f field) {
 		return
 	}
 	s.Death = DeathReuse
-	s.Reuse, _ = d.host(f.value.fields[0])
+	if name, ok := d.host(f.value.fields[0]); ok && !d.isWire(f.value.fields[0].value, "death", name) {
+		s.Reuse = name
+	}
 }

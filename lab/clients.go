@@ -28,7 +28,7 @@ func (c *clientDraft) command() *Command {
 
 func clientKeys() []key[*clientDraft] {
 	return append([]key[*clientDraft]{
-		{"on", "the node on which it runs; else the one of its name", identifier, func(d *decoder, c *clientDraft, f field) { c.On, _ = d.refer(f, "node") }},
+		{"on", "the node on which it runs; else the one of its name", identifier, func(d *decoder, c *clientDraft, f field) { c.On, _ = d.stack(f) }},
 		{"control", "true: beside every query one from a fresh port", boolean, func(d *decoder, c *clientDraft, f field) { c.Control = d.bool(f) }},
 		{"dns", "a client that asks for a name", object(clientDNSKeys(), "server"), (*decoder).clientDNS},
 		{"exec", "a program and its arguments; no shell reads it", commandShape, func(d *decoder, c *clientDraft, f field) { c.command().Argv = d.command(f) }},
@@ -92,7 +92,7 @@ func (d *decoder) homeOf(c *clientDraft) {
 	case n == nil && d.broken["nodes"]:
 	case n == nil:
 		d.fail(c.name, "on: NODE", "%s: no node has its name, so it must say where it runs", c.Name)
-	default:
+	case !d.isWire(c.name, "clients", n.Name):
 		c.On = n.Name
 	}
 }

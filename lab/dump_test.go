@@ -26,6 +26,9 @@ func dump(l *Lab) string {
 		}
 		dumpRules(p, n.Rules)
 		dumpRules(p, n.Rules6)
+		if n.Wire {
+			p("  wire silent %t", n.Silent)
+		}
 	}
 	for _, s := range l.Services {
 		p("service %s %d:%d on %v vip %s ports %v backends %v balance %s cleanup %v", s.Name, s.Pos.Line, s.Pos.Col, s.On, s.VIP, s.Ports, s.Backends, s.Balance, s.Cleanup)
@@ -86,6 +89,8 @@ func dumpStep(p func(string, ...any), s *Step) {
 		p("  service %s set %v %t add %v remove %v", s.Service, s.Set, s.HasSet, s.Add, s.Remove)
 	case Wait:
 		p("  wait %s", s.Wait)
+	case PutPacket:
+		p("  on %s %s free ip-id %t no sum %t", s.On, s.Packet.Line(), s.Packet.FreeID, s.Packet.NoSum)
 	case SetSysctl:
 		p("  nodes %v set %v", s.Nodes, s.Sysctls)
 	case SetRules:
@@ -150,6 +155,9 @@ func dumpWant(p func(string, ...any), w *Want) {
 	for _, e := range w.Events {
 		p("    event %d:%d no %t %s %q", e.Pos.Line, e.Pos.Col, e.No, e.Kind, e.Want.Text)
 	}
+	if w.Packet != nil {
+		dumpPacketWant(p, w.Packet)
+	}
 	if w.Deleted != nil {
 		p("    deleted %s", number(*w.Deleted))
 	}
@@ -164,6 +172,36 @@ func dumpWant(p func(string, ...any), w *Want) {
 		if o != nil && o.Lines != nil {
 			p("      lines %s", number(*o.Lines))
 		}
+	}
+}
+
+func dumpPacketWant(p func(string, ...any), w *PacketWant) {
+	for i, word := range []*WordWant{w.CT, w.Dropped} {
+		if word != nil {
+			p("    %s %d:%d %q", []string{"ct", "dropped"}[i], word.Pos.Line, word.Pos.Col, word.Word)
+		}
+	}
+	for i, outs := range [][]OutWant{w.Out, w.Reply} {
+		for _, o := range outs {
+			text := "any"
+			if o.Packet != nil {
+				text = o.Packet.Text
+			}
+			p("    %s %d:%d %s %q", []string{"out", "reply"}[i], o.Pos.Line, o.Pos.Col, o.Node, text)
+		}
+	}
+	for i, pos := range []*Pos{w.Nowhere, w.NoEntry} {
+		if pos != nil {
+			p("    %s %d:%d none", []string{"out", "entry"}[i], pos.Line, pos.Col)
+		}
+	}
+	for _, s := range w.Seen {
+		for _, want := range s.Packets {
+			p("    seen %d:%d %s:%s %q", s.Pos.Line, s.Pos.Col, s.Node, s.Dev, want.Text)
+		}
+	}
+	if w.Entry != nil {
+		p("    entry %d:%d %s proto %d %q", w.Entry.Pos.Line, w.Entry.Pos.Col, w.Entry.Want.Times, w.Entry.Want.Proto, w.Entry.Want.Text)
 	}
 }
 

@@ -37,6 +37,7 @@ func TestGood(t *testing.T) {
 		{"network", "bare"},
 		{"programs", ""},
 		{"programs", "without"},
+		{"packets", ""},
 		{"more-programs", ""},
 		{"more-programs", "other-way-round"},
 		{"more-programs", "all-built-in"},

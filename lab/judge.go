@@ -33,6 +33,7 @@ func judge(r *Result, s *Step, out *Outcome) []WantResult {
 		j.number(d.Pos, "deleted", *d, int64(len(out.Deleted)), -1)
 	}
 	j.programs(s.Want)
+	j.packets()
 	j.tables()
 	return j.results
 }

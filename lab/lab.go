@@ -75,6 +75,8 @@ type Node struct {
 	Pos     Pos
 	Name    string
 	Router  bool           // kind: router; it forwards and is tracked
+	Wire    bool           // kind: wire; a link end without a stack, for packets by hand
+	Silent  bool           // of a wire: it answers no ARP
 	Address netip.Prefix   // of a host's eth0; invalid on a router
 	Also    []netip.Prefix // further addresses of a host's eth0, behind the first
 	Local   []netip.Prefix // addresses on lo
@@ -204,6 +206,9 @@ const (
 	SetAddress  Kind = "address"
 	SetRoute    Kind = "route"
 	Table       Kind = "conntrack"
+	PutPacket   Kind = "packet"
+	Hold        Kind = "hold"
+	Release     Kind = "release"
 	Wait        Kind = "wait"
 	Exec        Kind = "exec"
 	Check       Kind = "check"
@@ -241,7 +246,7 @@ type Step struct {
 
 	Servers  []string // start, stop
 	Server   string   // restart
-	On       string   // restart: the node on which it comes back
+	On       string   // restart: the node on which it comes back; packet: the wire
 	Death    Death    // restart, stop of a server
 	Reuse    string   // with DeathReuse: the node that gets the address
 	NoFollow bool     // restart: follow: false, services keep their backends
@@ -249,6 +254,14 @@ type Step struct {
 	Service          string   // backends
 	Set, Add, Remove []string // backends: nodes; Set counts if HasSet
 	HasSet           bool
+
+	Packet *checks.Crafted // packet; it is put on the wire On
+	Text   string          // packet, and match of hold: as it is written
+
+	Hold    conntrack.Hold // hold: which packets wait on Nodes[0], and where
+	Packets int            // release: how many must wait
+	Order   []int          // release: by the numbers of arrival, from 1; none: all as they came
+	Drop    bool           // release: verdict: drop
 
 	Wait time.Duration // wait
 
@@ -288,6 +301,10 @@ func (s *Step) Title() string {
 		return "restart " + s.Server
 	case SetBackends:
 		return "backends " + s.Service
+	case PutPacket:
+		return "packet " + s.Text
+	case Hold:
+		return "hold " + join(s.Nodes) + " " + s.Text
 	case Wait:
 		return "wait " + s.Wait.String()
 	case Exec:
@@ -397,6 +414,7 @@ type Want struct {
 	StillPos       Pos           // of Still
 	Stale          *Number       // how many entries are stale
 	Events         []PlacedEvent // in this order, others between
+	Packet         *PacketWant   // of a packet step
 	Deleted        *Number       // entries that a cleanup or a conntrack step deleted
 	Exit           *Number       // exec: the exit code
 	Stdout, Stderr *OutputWant   // exec

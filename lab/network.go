@@ -122,6 +122,10 @@ func (d *decoder) linkEnd(s *stepDraft, f field, dev string) *Node {
 	if !d.device(f, n, dev, strings.LastIndex(f.value.text, dev)) {
 		return nil
 	}
+	if n.Wire && s.Kind == SetAddress {
+		d.fail(f.value, "", "address: %s is a wire; it has no stack that could have an address", n.Name)
+		return nil
+	}
 	s.Nodes, s.Dev = []string{n.Name}, dev
 	return n
 }
@@ -180,6 +184,10 @@ func readSetRoute(d *decoder, s *stepDraft, f field) {
 	if n == nil {
 		return
 	}
+	if n.Wire {
+		d.fail(f.value, "", "route: %s is a wire; it has no stack that could have a route", n.Name)
+		return
+	}
 	s.Nodes = []string{n.Name}
 	for _, op := range []string{"add", "del", "replace"} {
 		routes, given := s.own[op]
@@ -198,7 +206,7 @@ func readSetRoute(d *decoder, s *stepDraft, f field) {
 func execKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
 		{"on", "the node in which it runs; the only router by itself", identifier, func(d *decoder, s *stepDraft, f field) {
-			if name, ok := d.refer(f, "node"); ok {
+			if name, ok := d.stack(f); ok {
 				s.Nodes = []string{name}
 			}
 		}},

@@ -20,12 +20,13 @@ type nodeDraft struct {
 	routes   field
 	rules    field
 	rules6   field
+	silent   field
 	overlaps map[string]bool // nodes whose addresses it repeats on purpose
 }
 
 func nodeKeys() []key[*nodeDraft] {
 	return append([]key[*nodeDraft]{
-		{"kind", "a router forwards and is tracked; hosts hang on it", words("host", "router"), func(d *decoder, n *nodeDraft, f field) { n.kind = d.oneOf(f, []string{"host", "router"}, "wire") }},
+		{"kind", "a router forwards and is tracked; hosts hang on it; a wire has no stack, packets are put on it by hand", words("host", "router", "wire"), func(d *decoder, n *nodeDraft, f field) { n.kind = d.oneOf(f, []string{"host", "router", "wire"}) }},
 		{"uplink", "the router that a host hangs on; the only one by itself", identifier, func(_ *decoder, n *nodeDraft, f field) { n.uplink = f }},
 		{"address", "of a host's eth0, one or several, such as 10.244.1.10/24; else the next free one of 10.244.0.0/16", oneOrMore(addressWithLength), func(_ *decoder, n *nodeDraft, f field) { n.address = f }},
 		{"local", "addresses on lo", orNone(oneOrMore(addressOrPrefix)), (*decoder).readLocal},
@@ -40,7 +41,8 @@ func nodeKeys() []key[*nodeDraft] {
 		{"rules6", "a router's own ip6tables rules, in the same forms", rules, func(_ *decoder, n *nodeDraft, f field) { n.rules6 = f }},
 		{"sysctls", "settings below net.", settings, func(d *decoder, n *nodeDraft, f field) { n.Sysctls = d.sysctls(f) }},
 		{"anchor", "a rule that keeps tracking on; true on routers", boolean, func(d *decoder, n *nodeDraft, f field) { n.anchor = d.oneOf(f, []string{"true", "false"}) }},
-	}, later[*nodeDraft]("bridges", "ip-rules", "sets", "silent", "mtu")...)
+		{"silent", "true: a wire that answers no ARP", boolean, func(_ *decoder, n *nodeDraft, f field) { n.silent = f }},
+	}, later[*nodeDraft]("bridges", "ip-rules", "sets", "mtu")...)
 }
 
 func (d *decoder) readNodes() {
@@ -63,7 +65,8 @@ func (d *decoder) readNodes() {
 			continue
 		}
 		readMap(d, "nodes."+n.Name, f.value.fields, nodeKeys(), n)
-		n.Router = n.kind == "router"
+		n.Router, n.Wire = n.kind == "router", n.kind == "wire"
+		d.bareWire(n)
 		n.Anchor = n.anchor == "true" || n.Router && n.anchor == ""
 	}
 	d.connect(drafts)

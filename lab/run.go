@@ -177,6 +177,7 @@ func Run(ctx context.Context, l *Lab, w World, opt Options) *Result {
 		progress("comparing with the model")
 	}
 	r.compare(opt.Profile)
+	r.judgeOutcomes()
 	return r
 }
 

@@ -53,6 +53,7 @@ func definitions() map[string]shape {
 		},
 		"entry":         func() schema { return matching(`(?:no +|(?:` + formRange + `) +x +)?` + formEntry) },
 		"entries":       oneOrMore(either(ref("entry"), object(countedKeys(nil, nil), "line", "times"))),
+		"packet":        packetShape,
 		"event":         func() schema { return matching(`(?:no +)?(?:new|update|destroy) +` + formEntry) },
 		"wanted":        either(words("all"), ref("wanted-number")),
 		"wanted-number": either(numberOrRange, sameAs),
@@ -207,6 +208,23 @@ const (
 	formTuple     = formEnd + ` +> +` + formEnd
 	formEntry     = formProtocol + ` +` + formTuple + `(?: +\| +` + formTuple + `)?(?: +` + formEnd + `)* *`
 )
+
+// packetShape is a packet's line, or a map of its parts.
+func packetShape() schema {
+	line := func() schema {
+		return matching(formProtocol + ` +` + formTuple + `(?: +` + formEnd + `)*(?: +about +` + formProtocol + ` +` + formTuple + `(?: +` + formEnd + `)*)? *`)
+	}
+	return either(line, object(packetKeys(), "protocol", "from", "to"))()
+}
+
+// outShape is none, a node, or packets by nodes.
+func outShape() schema { return either(words("none"), identifier, valuesOf(ref("packet")))() }
+
+func holdShape() schema { return matching(formProtocol + ` +` + formTuple + ` *`) }
+
+func droppedShape() schema {
+	return matching(`routing|confirm|(?:raw|mangle|nat|filter) (?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)`)
+}
 
 // nameForms is a name that is given or referred to.
 func nameForms(pattern string) schema {

@@ -17,6 +17,7 @@ type script struct {
 	asking  map[string]int      // clients that ask until they are stopped, and the line of the start
 	started map[string]bool     // clients that were started and not stopped
 	backs   map[string][]string // the backends of each service after the steps so far
+	holding map[string]bool     // nodes on which packets were held
 }
 
 type given struct {
@@ -26,7 +27,7 @@ type given struct {
 
 func newScript(d *decoder, items []*node) *script {
 	run := &script{named: map[string]*stepDraft{}, names: stepNames(items), gone: map[string]int{}, where: map[string]string{},
-		running: sockets{}, given: map[given]bool{}, asking: map[string]int{}, started: map[string]bool{}, backs: map[string][]string{}}
+		running: sockets{}, given: map[given]bool{}, asking: map[string]int{}, started: map[string]bool{}, backs: map[string][]string{}, holding: map[string]bool{}}
 	for _, s := range d.lab.Services {
 		run.backs[s.Name] = s.Backends
 	}
@@ -52,6 +53,8 @@ func (d *decoder) play(s *stepDraft, run *script) {
 		d.playQuery(s, run)
 	case SetAddress:
 		d.playAddress(s, run)
+	case Hold, Release:
+		d.playHold(s, run)
 	case SetBackends:
 		d.playBackends(s, run)
 	}

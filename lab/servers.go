@@ -27,7 +27,7 @@ func (s *serverDraft) command() *Command {
 
 func serverKeys() []key[*serverDraft] {
 	return append([]key[*serverDraft]{
-		{"on", "the node on which it runs", identifier, func(d *decoder, s *serverDraft, f field) { s.On, _ = d.refer(f, "node") }},
+		{"on", "the node on which it runs", identifier, func(d *decoder, s *serverDraft, f field) { s.On, _ = d.stack(f) }},
 		{"listen", "an address, any, a port, or ADDRESS:PORT; else its node's address and port 53", listenShape, func(_ *decoder, s *serverDraft, f field) { s.listen = f }},
 		{"autostart", "false: a start step starts it", boolean, func(d *decoder, s *serverDraft, f field) {
 			s.Stopped = d.oneOf(f, []string{"true", "false"}) == "false"

@@ -34,6 +34,7 @@ type stepKind struct {
 	keys    []key[*stepDraft]
 	traffic bool // it sends requests
 	deletes bool // it may delete entries
+	packets bool // it makes packets
 }
 
 // stepKinds is the whole vocabulary of steps, in the order in which it is shown.
@@ -50,10 +51,13 @@ func stepKinds() []stepKind {
 		{name: SetAddress, does: "a node gets an address, or loses one", value: linkEndShape, read: readSetAddress, keys: addressKeys()},
 		{name: SetRoute, does: "a node's routes change", value: identifier, read: readSetRoute, keys: routeKeys()},
 		{name: Table, does: "entries are deleted", value: oneOrMore(nameOrGlob), read: readTable, keys: tableKeys(), deletes: true},
+		{name: PutPacket, does: "a packet is put on a wire", value: ref("packet"), read: readPacket, keys: packetStepKeys(), packets: true},
+		{name: Hold, does: "packets wait on their way through a node", value: identifier, read: readHold, keys: holdKeys()},
+		{name: Release, does: "packets that wait go on, or are dropped; with the last of them the hold is over", value: identifier, read: readRelease, keys: releaseKeys()},
 		{name: Wait, does: "time passes", value: duration, read: readWait},
 		{name: Exec, does: "a program runs in a node", value: listOf(text), read: readExec, keys: execKeys()},
 		{name: Check, does: "a node's table, counters and events are read", value: oneOrMore(nameOrGlob), read: readCheck, keys: checkKeys()},
-	}, laterKinds("send", "packet", "burst", "hold", "release")...)
+	}, laterKinds("send", "burst")...)
 }
 
 func laterKinds(names ...string) []stepKind {

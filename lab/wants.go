@@ -28,8 +28,11 @@ func wantKeys(s *stepDraft, kind *stepKind) []key[*wantDraft] {
 	if s.program {
 		keys = append(keys, programKeys()...)
 	}
+	if kind.packets {
+		keys = append(keys, packetWants()...)
+	}
 	keys = append(keys, tableWants()...)
-	return append(keys, later[*wantDraft]("reset", "expectations", "ct", "out", "reply", "dropped", "entry", "seen", "inserted")...)
+	return append(keys, later[*wantDraft]("reset", "expectations", "inserted")...)
 }
 
 // deletes reports kinds of steps that may delete entries.
@@ -101,6 +104,8 @@ func (d *decoder) noWant(w *wantDraft, n *node, keys []key[*wantDraft]) {
 		d.fail(n, "restart, backends, conntrack and stop have one", "%s: there is no %q, since nothing is deleted", context, text)
 	case slices.ContainsFunc(programKeys(), func(k key[*wantDraft]) bool { return k.name == text }):
 		d.fail(n, "only exec has one, and clients that are programs", "%s: there is no %q, since no program runs", context, text)
+	case slices.ContainsFunc(packetWants(), func(k key[*wantDraft]) bool { return k.name == text }):
+		d.fail(n, "only packet has one", "%s: there is no %q, since no packet is made", context, text)
 	case near != "":
 		d.fail(n, fmt.Sprintf("did you mean %q?", near), "%s: %s is no result", context, checks.Quote(text))
 	case w.step.sends():

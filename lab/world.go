@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctlab/checks/conntrack"
+	"ctlab/checks/model"
 	"ctlab/checks/trace"
 )
 
@@ -52,7 +53,57 @@ type Outcome struct {
 	Deleted      []Deleted  // by a cleanup or a conntrack step
 	Snapshots    []Snapshot // check, and steps whose wants are about tables
 	Programs     []Program  // what programs did: of an exec step, or of clients that are programs
+	Sent         []Sent     // packets that were put on wires
+	Released     []Released // packets that waited, in the order in which they were released
 	NotPlayed    string     // why this world cannot play the step; its wants are not judged
+}
+
+// Sent is a packet that was put on a wire.
+type Sent struct {
+	Wire    string
+	Node    string // the tracked node at the other end of the wire
+	Dev     string // and its device there
+	At      time.Duration
+	Packet  conntrack.Packet
+	Passed  []Passed       // what came to the node and left it from then on, until the step was over
+	Entry   *Seen          // the packet's entry behind the step, where a want is about it; nil if there was none
+	Outcome *model.Outcome // what became of it, as the model says; nil as long as the model was not asked
+}
+
+// Released is a packet that waited on its way through a node and was released.
+type Released struct {
+	Node    string
+	Number  int // by its arrival, from 1
+	Packet  conntrack.Packet
+	Dropped bool
+}
+
+// Passed is a packet that came to a tracked node, or left it.
+type Passed struct {
+	At     time.Duration
+	Dev    string
+	Out    bool
+	Packet conntrack.Packet
+}
+
+// Left are the packets that left because of the one that was sent: itself, perhaps changed, or errors about it.
+func (s *Sent) Left() []Passed {
+	var out []Passed
+	for _, p := range s.Passed {
+		if p.Out && s.leads(&p.Packet) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// leads reports whether a packet that left is the one that was sent, or an error of the node's own about it: the
+// identification of the IP header is never changed on the way.
+func (s *Sent) leads(p *conntrack.Packet) bool {
+	if p.Proto == s.Packet.Proto && p.ID == s.Packet.ID {
+		return true
+	}
+	return p.About != nil && p.About.Proto == s.Packet.Proto && p.About.ID == s.Packet.ID
 }
 
 // Deleted is an entry that was deleted. Healthy says that the rules, as they are behind the step, could

@@ -83,6 +83,7 @@ type Uplink struct {
 	Host, Router *Node
 	Port         string // the router's device
 	Ends         []End  // of each family that the host speaks
+	Bare         bool   // eth0 gets neither addresses nor routes: the host's stack takes no part
 }
 
 // End is what an uplink has of one family.
@@ -135,6 +136,9 @@ func Connect(u Uplink) error {
 	if err := u.Router.configure(u.Port, router); err != nil {
 		return err
 	}
+	if u.Bare {
+		host = nil
+	}
 	if err := u.Host.configure(HostDevice, host); err != nil {
 		return err
 	}
@@ -144,12 +148,24 @@ func Connect(u Uplink) error {
 		if e.Gateway.Is6() {
 			any = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
+		errs = append(errs, u.Router.AddRoute(Route{To: e.Host(), Dev: u.Port}))
+		if u.Bare {
+			continue
+		}
 		errs = append(errs,
-			u.Router.AddRoute(Route{To: e.Host(), Dev: u.Port}),
 			u.Host.AddRoute(Route{To: e.Port(), Dev: HostDevice}),
 			u.Host.AddRoute(Route{To: any, Via: e.Gateway, Dev: HostDevice}))
 	}
 	return errors.Join(errs...)
+}
+
+// HardwareAddr is the link layer address of a device, and its index.
+func (n *Node) HardwareAddr(dev string) (net.HardwareAddr, int, error) {
+	link, err := n.nl.LinkByName(dev)
+	if err != nil {
+		return nil, 0, fmt.Errorf("find %s in %s: %w", dev, n.NS.Name(), err)
+	}
+	return link.Attrs().HardwareAddr, link.Attrs().Index, nil
 }
 
 // configure finds a device, gives it its addresses without their subnets' routes, and takes it up.

@@ -81,6 +81,24 @@ type Key struct {
 	Zone  uint16
 }
 
+// Line is the tuple's line, and the zone behind it if it is not the default one; ParseKey reads it.
+func (k Key) Line() string {
+	if k.Zone == 0 {
+		return k.Tuple.Line()
+	}
+	return fmt.Sprintf("%s zone %d", k.Tuple.Line(), k.Zone)
+}
+
+// ParseKey reads what Key.Line writes.
+func ParseKey(line string) (Key, error) {
+	f := &fields{words: strings.Fields(line)}
+	k := Key{Tuple: f.tuple(f.protocol())}
+	if f.take("zone") {
+		k.Zone = uint16(f.uint(16))
+	}
+	return k, f.done(line)
+}
+
 // Key of the entry.
 func (e *Entry) Key() Key {
 	z := e.Zone

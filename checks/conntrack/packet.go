@@ -61,6 +61,19 @@ func (p *Packet) HasTuple() bool {
 	return HasPorts(p.Proto) && p.Len >= header+ports
 }
 
+// QuotedL4 is how many bytes there are, of what an ICMP error quotes, behind the quoted IP header.
+func (p *Packet) QuotedL4() int {
+	if p.About == nil {
+		return 0
+	}
+	const icmp = 8
+	header := 20
+	if !p.Src.Is4() {
+		header = 40
+	}
+	return min(p.About.Len-header, p.Len-header-icmp-header)
+}
+
 // IsFragment reports whether the packet is a part of a larger one.
 func (p *Packet) IsFragment() bool { return p.Offset > 0 || p.More }
 

@@ -12,14 +12,15 @@ import (
 
 // Protocol numbers that have a name in the line forms.
 const (
-	ICMP   uint8 = 1
-	TCP    uint8 = 6
-	UDP    uint8 = 17
-	ICMPv6 uint8 = 58
-	SCTP   uint8 = 132
+	ICMP    uint8 = 1
+	TCP     uint8 = 6
+	UDP     uint8 = 17
+	ICMPv6  uint8 = 58
+	SCTP    uint8 = 132
+	UDPLite uint8 = 136
 )
 
-var protocolNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPv6: "icmpv6", SCTP: "sctp", 33: "dccp", 47: "gre", 136: "udplite"}
+var protocolNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPv6: "icmpv6", SCTP: "sctp", 33: "dccp", 47: "gre", UDPLite: "udplite"}
 
 // ProtocolName is the lower-case name, or the number where there is none.
 func ProtocolName(p uint8) string {
@@ -45,7 +46,7 @@ func ParseProtocol(s string) (uint8, error) {
 // HasPorts reports whether the protocol's tuples carry ports.
 func HasPorts(proto uint8) bool {
 	switch proto {
-	case TCP, UDP, SCTP, 33, 136:
+	case TCP, UDP, SCTP, 33, UDPLite:
 		return true
 	}
 	return false

@@ -205,6 +205,13 @@ func decodeName(a *attrs, typ uint16) (name string) {
 }
 
 // encodeTuple writes a tuple as attribute typ.
+func encodeKey(m *message, k conntrack.Key) {
+	encodeTuple(m, ctaTupleOrig, k.Tuple)
+	if k.Zone != 0 {
+		m.u16(ctaZone, k.Zone)
+	}
+}
+
 func encodeTuple(m *message, typ uint16, t conntrack.Tuple) {
 	m.nest(typ, func() {
 		m.nest(ctaTupleIP, func() {

@@ -85,11 +85,16 @@ func openSocket(groups uint32) (int, error) {
 // Close ends the connection.
 func (t *Table) Close() error { return unix.Close(t.fd) }
 
-// Get reads the entry that has the tuple in either direction, in zone 0. found is false if there is
+// Get reads the entry that has the tuple in either direction, in the default zone. found is false if there is
 // none (or none that has not expired; the read itself evicts an expired one).
 func (t *Table) Get(tuple conntrack.Tuple) (r Read, found bool, err error) {
-	m := t.request(msgGet, 0, tuple)
-	encodeTuple(m, ctaTupleOrig, tuple)
+	return t.GetKey(conntrack.Key{Tuple: tuple})
+}
+
+// GetKey is Get in a zone: that of the direction in which the entry has the tuple.
+func (t *Table) GetKey(k conntrack.Key) (r Read, found bool, err error) {
+	m := t.request(msgGet, 0, k.Tuple)
+	encodeKey(m, k)
 	r.Moment, err = t.ask(m, func(body []byte) (err error) {
 		r.Entry, err = decodeEntry(body)
 		found = err == nil
@@ -102,7 +107,7 @@ func (t *Table) Get(tuple conntrack.Tuple) (r Read, found bool, err error) {
 		err = errors.New("no entry in the answer")
 	}
 	if err != nil {
-		return r, false, fmt.Errorf("get %s: %w", tuple.Line(), err)
+		return r, false, fmt.Errorf("get %s: %w", k.Line(), err)
 	}
 	return r, true, nil
 }
@@ -169,8 +174,13 @@ func (t *Table) Count() (n uint32, at Moment, err error) {
 // Delete removes the entry with the original tuple and, if id is not 0, with that id. found is false
 // if there is none.
 func (t *Table) Delete(tuple conntrack.Tuple, id uint32) (found bool, at Moment, err error) {
-	m := t.request(msgDelete, 0, tuple)
-	encodeTuple(m, ctaTupleOrig, tuple)
+	return t.DeleteKey(conntrack.Key{Tuple: tuple}, id)
+}
+
+// DeleteKey is Delete in a zone.
+func (t *Table) DeleteKey(k conntrack.Key, id uint32) (found bool, at Moment, err error) {
+	m := t.request(msgDelete, 0, k.Tuple)
+	encodeKey(m, k)
 	if id != 0 {
 		m.u32(ctaID, id)
 	}
@@ -179,7 +189,7 @@ func (t *Table) Delete(tuple conntrack.Tuple, id uint32) (found bool, at Moment,
 		return false, at, nil
 	}
 	if err != nil {
-		return false, at, fmt.Errorf("delete %s: %w", tuple.Line(), err)
+		return false, at, fmt.Errorf("delete %s: %w", k.Line(), err)
 	}
 	return true, at, nil
 }

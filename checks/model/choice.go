@@ -14,6 +14,7 @@ const (
 	ChooseBackend ChoiceKind = "backend" // statistic --mode random matched or not
 	ChoosePort    ChoiceKind = "port"    // where NAT starts to search for a port: it takes the first free one from there
 	ChooseTiming  ChoiceKind = "timing"  // a branch that the Spans cannot decide
+	ChooseVictim  ChoiceKind = "victim"  // which entry an early drop finds, 0 for none
 	ChooseOrder   ChoiceKind = "order"   // which of two overlapping acts came first; declared by the replay
 )
 
@@ -29,6 +30,8 @@ type Choice struct {
 
 	// Of a port: whether it is the destination's, and whether the namespace itself sent the packet.
 	Destination, Own bool
+
+	Entries []conntrack.Entry // of a victim: what answers from 1 stand for; tuples only
 }
 
 // String says what is free.

@@ -23,10 +23,19 @@ func (n *Namespace) Fingerprint() string {
 			}
 		}
 	}
+	for _, h := range n.holds {
+		fmt.Fprintln(&b, h)
+	}
+	for _, w := range n.waiting {
+		fmt.Fprintln(&b, w.held, w.p.Line(), w.in, w.out, w.hop, w.local, w.info, w.mark, w.zone)
+		if w.ct != nil {
+			fmt.Fprintln(&b, w.ct.fingerprint())
+		}
+	}
 	n.rules.fingerprint(&b)
 	n.rules6.fingerprint(&b)
 	// fmt prints maps in the order of their keys
-	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.unknown)
+	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.pressed, n.unknown)
 	for _, a := range slices.SortedFunc(maps.Keys(n.peers), netip.Addr.Compare) {
 		fmt.Fprintln(&b, a, *n.peers[a])
 	}
@@ -45,5 +54,5 @@ func (rs *Ruleset) fingerprint(b *strings.Builder) {
 }
 
 func (e *entry) fingerprint() string {
-	return fmt.Sprint(e.orig, e.reply, e.status, e.expiry, e.relative, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
+	return fmt.Sprint(e.orig, e.reply, e.zone, e.status, e.expiry, e.relative, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
 }

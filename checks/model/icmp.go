@@ -42,7 +42,7 @@ func (n *Namespace) inetError(w *walk) {
 	inv, ok := w.p.About.Tuple().Inverse()
 	if ok {
 		var r ref
-		if r, ok = n.find(inv, w.at); ok && r.tuple().Dst == w.p.Dst {
+		if r, ok = n.lookup(w, inv); ok && r.tuple().Dst == w.p.Dst {
 			w.ct, w.info = r.e, related
 			if r.dir == reply {
 				w.info = relatedReply
@@ -60,6 +60,10 @@ func (n *Namespace) inetError(w *walk) {
 //
 // false means that the packet is dropped: no redirect about a flow that NAT has changed.
 func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
+	if w.p.Bad == "checksum" {
+		w.drop("nf_nat_icmp_reply_translation", "the checksum is wrong")
+		return false
+	}
 	const done = conntrack.SrcNATDone | conntrack.DstNATDone
 	if w.p.Bad == "checksum" { // with nf_conntrack_checksum=0, or one that the namespace itself sent
 		w.drop("nf_nat_icmp_reply_translation", "bad checksum")
@@ -76,6 +80,10 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	if !w.ct.status.Has(bit) || w.p.About == nil {
 		return true
 	}
+	if w.p.QuotedL4() < l4ToRewrite {
+		w.drop("nf_nat_icmp_reply_translation", "the quote ends within the ports' header, which cannot be rewritten")
+		return false
+	}
 	other := w.ct.orig
 	if dir == original {
 		other = w.ct.reply
@@ -87,6 +95,10 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	w.say("nf_nat_icmp_reply_translation", "outer and quoted header rewritten: "+w.p.Src.String()+" > "+w.p.Dst.String())
 	return true
 }
+
+// l4ToRewrite is how much of a quoted L4 header must be there for its ports to be rewritten, in bytes (udp_manip_pkt,
+// tcp_manip_pkt in net/netfilter/nf_nat_proto.c).
+const l4ToRewrite = 8
 
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
 const quoteLimit = 576 - 20 - 8
@@ -128,7 +140,7 @@ func quoteOf(p *conntrack.Packet) conntrack.Packet {
 
 // sendError sends an error of the namespace's own, with the entry of what it is about.
 func (n *Namespace) sendError(about *walk, p *conntrack.Packet, r Route, fn string) {
-	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo}
+	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo, shared: true}
 	if about.ct != nil {
 		w.info = relatedReply
 		if about.info.dir() == reply {
@@ -179,9 +191,9 @@ func (n *Namespace) tell(about *walk, f failure) {
 	n.ownError(about, f.typ, f.code)
 }
 
-// reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet that it knows to be broken.
+// reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet whose checksum is wrong, or not there.
 func (n *Namespace) reject(w *walk, code uint8) {
-	if w.p.Bad == "checksum" {
+	if w.p.Bad != "" && w.p.Bad != "length" {
 		return
 	}
 	n.tell(w, failure{3, code, 1, code})

@@ -178,11 +178,11 @@ func TestRules6(t *testing.T) {
 		}
 	}
 	for to, want := range map[string]natRange{
-		"fd00::1":                 {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1")},
-		"fd00::1-fd00::4":         {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4")},
-		"[fd00::1]:53":            {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1"), lo: 53, hi: 53, hasPort: true},
-		"[fd00::1-fd00::4]:5-9":   {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4"), lo: 5, hi: 9, hasPort: true},
-		":53":                     {lo: 53, hi: 53, hasPort: true},
+		"fd00::1":               {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1")},
+		"fd00::1-fd00::4":       {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4")},
+		"[fd00::1]:53":          {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::1"), lo: 53, hi: 53, hasPort: true},
+		"[fd00::1-fd00::4]:5-9": {from: netip.MustParseAddr("fd00::1"), to: netip.MustParseAddr("fd00::4"), lo: 5, hi: 9, hasPort: true},
+		":53":                   {lo: 53, hi: 53, hasPort: true},
 	} {
 		rs := NewRuleset6()
 		if err := rs.Restore("*nat\n-A PREROUTING -p udp -j DNAT --to-destination "+to+"\nCOMMIT\n", false); err != nil {

@@ -42,7 +42,8 @@ type Namespace struct {
 	links     map[string]*link
 	routes    []Route
 	entries   []*entry // confirmed, also expired ones that nothing has evicted yet
-	byTuple   map[conntrack.Tuple]ref
+	bySlot    map[slot]ref
+	listings  int // entries that were put into the table
 	neigh     map[Neighbour]*neighState
 	peers     map[netip.Addr]*peer
 	stats     map[string]uint32
@@ -57,7 +58,11 @@ type Namespace struct {
 	lastRange natRange              // of the last rule that gave a mapping
 	foundMore uint32                // how far above Stats the counter "found" may lie
 	serial    int
+	sourced   int // entries that were put in the by-source list
 	indexes   int
+	holds     []conntrack.Hold
+	waiting   []*walk // packets that are held, in the order of arrival
+	pressed   bool    // an early drop has found nothing
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
@@ -87,6 +92,8 @@ func (r Route) String() string {
 type entry struct {
 	serial      int
 	orig, reply conntrack.Tuple
+	zone        zone
+	listed      int // when it was put into the table, in the order of such; 0 while it was not
 	status      conntrack.Status
 	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
 	relative    int64          // ticks, while it is unconfirmed
@@ -95,10 +102,10 @@ type entry struct {
 	events      bool
 	count       [2]conntrack.Counters
 	mark        uint32
-	masqueraded int  // the index of the device for which the source was masqueraded, or 0
-	bySource    bool // in the by-source list of NAT
+	masqueraded int // the index of the device for which the source was masqueraded, or 0
+	bySource    int // its place in the by-source list of NAT, the newest with the highest number, or 0
 	pending     eventBits
-	held        int // packets that wait for a neighbour and hold a reference
+	held        int // packets that wait, at a hold or for a neighbour, and so refer to it
 	touched     conntrack.Span
 	whyStatus   string
 	whyTimeout  string
@@ -132,7 +139,7 @@ func New(cfg Config) *Namespace {
 	}
 	return &Namespace{
 		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset6(),
-		sysctls: map[string]string{}, links: map[string]*link{}, byTuple: map[conntrack.Tuple]ref{},
+		sysctls: map[string]string{}, links: map[string]*link{}, bySlot: map[slot]ref{},
 		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
@@ -160,12 +167,12 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 		}
 		return copied[e]
 	}
-	cp.entries, cp.byTuple = nil, map[conntrack.Tuple]ref{}
+	cp.entries, cp.bySlot = nil, make(map[slot]ref, len(n.bySlot))
 	for _, e := range n.entries {
 		cp.entries = append(cp.entries, clone(e))
 	}
-	for t, r := range n.byTuple {
-		cp.byTuple[t] = ref{clone(r.e), r.dir}
+	for s, r := range n.bySlot {
+		cp.bySlot[s] = ref{clone(r.e), r.dir}
 	}
 	cp.neigh = map[Neighbour]*neighState{}
 	for k, s := range n.neigh {
@@ -174,6 +181,10 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from, q.in})
 		}
 		cp.neigh[k] = ns
+	}
+	cp.holds, cp.waiting = slices.Clone(n.holds), nil
+	for _, w := range n.waiting {
+		cp.waiting = append(cp.waiting, w.clone(clone))
 	}
 	cp.peers = map[netip.Addr]*peer{}
 	for a, p := range n.peers {
@@ -324,16 +335,16 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 
 // trackingOf reports whether the conntrack hooks of the packet's family are registered.
 func (n *Namespace) trackingOf(w *walk) bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rulesOf(w).needsConntrack()
+	return !n.cfg.Profile.HooksOnDemand || n.rulesOf(w).needsConntrack() || len(n.holds) > 0
 }
 
 // Stats are the counters of conntrack -S that have moved.
 func (n *Namespace) Stats() map[string]uint32 { return n.stats }
 
 // Count is the range in which the namespace's count of entries may lie. Besides the live ones it holds
-// those whose time may be up but that nothing has collected, and those that were taken out of the table
-// while a packet that waits for its neighbour still refers to them (nf_conntrack_free runs with the last
-// reference).
+// those whose time may be up but that nothing has collected, and those that are not in the table while a packet
+// that waits still refers to them (nf_conntrack_free runs with the last reference): they were taken out of it, or
+// are not confirmed yet.
 func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 	for _, e := range n.entries {
 		if e.expiry.From > at.To {
@@ -343,21 +354,32 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 			most++
 		}
 	}
-	held := len(n.heldDying())
+	held := len(n.heldOutside())
 	return least + held, most + held
 }
 
-// heldDying are the entries that are out of the table while a packet that waits for its neighbour still
-// refers to them.
-func (n *Namespace) heldDying() (held []*entry) {
-	for _, s := range n.neigh {
-		for _, q := range s.queue {
-			if q.ct != nil && q.ct.status.Has(conntrack.Dying) && !slices.Contains(held, q.ct) {
-				held = append(held, q.ct)
-			}
+// heldOutside are the entries that are not in the table while a packet that waits, for its neighbour or at a
+// hold, refers to them.
+func (n *Namespace) heldOutside() (held []*entry) {
+	note := func(e *entry) {
+		if e != nil && e.outside() && !slices.Contains(held, e) {
+			held = append(held, e)
 		}
 	}
+	for _, s := range n.neigh {
+		for _, q := range s.queue {
+			note(q.ct)
+		}
+	}
+	for _, w := range n.waiting {
+		note(w.ct)
+	}
 	return held
+}
+
+// outside reports whether an entry is not in the table: deleted, or not confirmed yet.
+func (e *entry) outside() bool {
+	return e.status.Has(conntrack.Dying) || !e.status.Has(conntrack.Confirmed)
 }
 
 // StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken

@@ -160,7 +160,10 @@ func (n *Namespace) natSetup(w *walk, m manip, r natRange) {
 		e.whyReply = fmt.Sprintf("%s to %s by the first packet's rules (nf_nat_setup_info)", [...]string{"source NAT", "DNAT"}[m], next)
 	}
 	e.status |= m.doneBit()
-	e.bySource = e.bySource || m == srcManip
+	if m == srcManip && e.bySource == 0 {
+		n.sourced++
+		e.bySource = n.sourced
+	}
 }
 
 // oifChanged is nf_nat_oif_changed: a masqueraded entry whose packets now leave by another device is

@@ -25,12 +25,13 @@ type Outcome struct {
 	Entry     *conntrack.Tuple // the original tuple of the packet's entry
 	Asked     bool             // the destination NAT rules were asked
 	Steps     []Step
-	Dropped   string            // where and why, or ""
-	Local     bool              // delivered to the namespace's own stack
-	Before    string            // the time left of the packet's entry, such as "3s"; "" where the packet made it
-	After     string            // and behind the packet; "" where the packet gave it none
-	Delivered *conntrack.Packet // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
-	Left      []Left            // what leaves because of it, now
+	Dropped   string              // where and why, or ""
+	Held      conntrack.HoldPlace // where it waits until it is released, or ""
+	Local     bool                // delivered to the namespace's own stack
+	Before    string              // the time left of the packet's entry, such as "3s"; "" where the packet made it
+	After     string              // and behind the packet; "" where the packet gave it none
+	Delivered *conntrack.Packet   // what the stack got last: the packet itself, or the ICMP error that came back to the sender through lo
+	Left      []Left              // what leaves because of it, now
 }
 
 // walk is a packet on its way through the hooks.
@@ -44,15 +45,18 @@ type walk struct {
 	ct        *entry
 	info      ctInfo
 	mark      uint32
+	tmpl      *template
+	zone      zone
 	asked     bool
 	before    string // see Outcome
 	after     string
 	hook      string
 	steps     []Step
 	dropped   string
-	notrack   bool
-	delivered *conntrack.Packet // what the namespace's own stack got last
-	lefts     []Left            // what leaves because of it
+	held      conntrack.HoldPlace // where it waits, or ""
+	shared    bool                // it is an error about a packet that is on its way with the same entry
+	delivered *conntrack.Packet   // what the namespace's own stack got last
+	lefts     []Left              // what leaves because of it
 }
 
 func (w *walk) say(fn, what string) { w.steps = append(w.steps, Step{w.hook, fn, what}) }
@@ -84,7 +88,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 }
 
 func (w *walk) outcome(n *Namespace) Outcome {
-	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
+	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Held: w.held, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
 	if n.trackingOf(w) {
 		o.CT = w.info.String()
 	}
@@ -165,13 +169,15 @@ func (n *Namespace) track(w *walk) bool {
 	switch {
 	case w.ct != nil || w.info == untracked:
 		w.say("nf_conntrack_in", "seen before, as "+w.info.String()+": left alone")
-	case w.notrack:
+	case w.tmpl != nil && w.tmpl.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
 	case n.trackingOf(w):
+		w.zone = w.tmpl.zoneOf(w.mark)
 		n.conntrackIn(w)
 	}
-	return true
+	w.tmpl = nil
+	return w.dropped == ""
 }
 
 // table walks a table's chain at the present hook; false means dropped.
@@ -182,7 +188,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	ev := w.evaluation(n)
 	v := ev.walk(n.rulesOf(w), name, w.hook)
 	w.mark = ev.mark
-	w.notrack = w.notrack || ev.notrack
+	w.tmpl = ev.tmpl
 	if v != dropped {
 		if name == "filter" || ev.by != "" {
 			w.say(n.chainWalker(), fmt.Sprintf("%s %s: %s accepts it", name, w.hook, ev.decider()))
@@ -262,7 +268,15 @@ func (n *Namespace) forward(w *walk) {
 
 func (n *Namespace) postrouting(w *walk) bool {
 	w.hook = "POSTROUTING"
-	return n.table(w, "mangle") && n.natHook(w, w.hook, srcManip) && n.confirm(w)
+	return n.table(w, "mangle") && n.pause(w, conntrack.BeforeSNAT) && n.behind(w, conntrack.BeforeSNAT)
+}
+
+// behind is what is left of POSTROUTING behind a place where a packet may have waited.
+func (n *Namespace) behind(w *walk, place conntrack.HoldPlace) bool {
+	if place == conntrack.BeforeSNAT && (!n.natHook(w, w.hook, srcManip) || !n.pause(w, conntrack.BeforeConfirm)) {
+		return false
+	}
+	return n.confirm(w)
 }
 
 // towards notes where a route leads.

@@ -38,10 +38,10 @@ func (r natRange) holdsPort(p uint16) bool { return !r.hasPort || r.lo <= p && p
 func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 	if m == srcManip && !r.random {
 		if r.holdsAddr(cur.Src) && r.holdsPort(cur.SrcPort) { // nf_in_range
-			if !n.tupleTaken(cur, w) {
+			if !n.tupleTakenNew(cur, w) {
 				return cur
 			}
-		} else if t, ok := n.appropriateSource(cur, r); ok && !n.tupleTaken(t, w) {
+		} else if t, ok := n.appropriateSource(w.ct, cur, r, w.at); ok && !n.tupleTaken(t, w) {
 			w.say("find_appropriate_src", "another flow of this source has "+t.String())
 			return t
 		}
@@ -61,20 +61,38 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 
 // appropriateSource is find_appropriate_src: what the newest entry with the same source address and port
 // was mapped to, if the range allows it. Whether that is still free is another question. An entry that was
-// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it.
-func (n *Namespace) appropriateSource(cur conntrack.Tuple, r natRange) (conntrack.Tuple, bool) {
-	found, newest := cur, 0
-	for _, e := range slices.Concat(n.entries, n.heldDying()) {
-		if !e.bySource || e.serial < newest || e.orig.Proto != cur.Proto || e.orig.Src != cur.Src || e.orig.SrcPort != cur.SrcPort {
+// deleted is in the by-source list for as long as a packet that waits for its neighbour holds it; one whose time is up,
+// until it is collected, which may have happened at any moment.
+func (n *Namespace) appropriateSource(own *entry, cur conntrack.Tuple, r natRange, at conntrack.Span) (conntrack.Tuple, bool) {
+	for {
+		e := n.newestFrom(own, cur, r)
+		if e == nil {
+			return cur, false
+		}
+		if !e.status.Has(conntrack.Dying) && e.expiry.From <= at.To && n.choose(Choice{Kind: ChooseTiming, Options: 2,
+			Subject: "is " + e.orig.Line() + ", whose time is up, still in the by-source list?"}) != 0 {
+			n.evict(e, "expired, collected")
+			continue
+		}
+		mapped, _ := e.reply.Inverse()
+		cur.Src, cur.SrcPort = mapped.Src, mapped.SrcPort
+		return cur, true
+	}
+}
+
+// newestFrom is the newest entry in the by-source list, of the same zone and with the tuple's source, whose mapping is
+// in the range.
+func (n *Namespace) newestFrom(own *entry, t conntrack.Tuple, r natRange) (newest *entry) {
+	for _, e := range slices.Concat(n.entries, n.heldOutside()) {
+		if e.bySource == 0 || newest != nil && e.bySource <= newest.bySource || e.zone.in(original) != own.zone.in(original) || e.orig.Proto != t.Proto || e.orig.Src != t.Src || e.orig.SrcPort != t.SrcPort {
 			continue
 		}
 		mapped, _ := e.reply.Inverse()
 		if r.holdsAddr(mapped.Src) && r.holdsPort(mapped.SrcPort) {
-			newest = e.serial
-			found.Src, found.SrcPort = mapped.Src, mapped.SrcPort
+			newest = e
 		}
 	}
-	return found, newest > 0
+	return newest
 }
 
 // bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
@@ -167,12 +185,41 @@ func portOf(t conntrack.Tuple, m manip) uint16 {
 // original tuple does not count.
 func (n *Namespace) tupleTaken(t conntrack.Tuple, w *walk) bool {
 	inv, _ := t.Inverse()
-	r, ok := n.find(inv, w.at)
-	if !ok || r.e.orig == w.ct.orig {
+	for _, r := range n.bucket(inv, w.ct.zone.in(reply), w.ct.zone) {
+		switch {
+		case n.expired(r.e, w.at):
+			n.evict(r.e, "expired")
+		case !w.ct.sameOriginal(r.e):
+			n.stats["found"]++
+			return true
+		}
+	}
+	return false
+}
+
+// sameOriginal reports whether two entries are of the same flow: the clash of such is left to be resolved later.
+func (e *entry) sameOriginal(o *entry) bool {
+	return e.orig == o.orig && e.zone.in(original) == o.zone.in(original)
+}
+
+// tupleTakenNew is nf_nat_used_tuple_new (6.12): a tuple that is to stay as it is counts as free although it is
+// taken, if the entry that has it is the same flow, seen from its other end, and without NAT.
+func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
+	if !n.tupleTaken(t, w) {
 		return false
 	}
-	n.stats["found"]++
-	return true
+	if n.cfg.Profile.Clash != ClashMergesCrosswise || !allowsClash(t.Proto) || w.ct.status&usesNAT != 0 {
+		return true
+	}
+	r, ok := n.findIn(w.ct.zone, t, w.at)
+	if !ok && n.cfg.Profile.ReverseTaken {
+		inv, _ := t.Inverse()
+		r, ok = n.findIn(w.ct.zone, inv, w.at)
+	}
+	if !ok {
+		return false // as if the entry had gone away
+	}
+	return r.dir != reply || r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
 }
 
 // maxAttempts is how many ports in a row a search tries at first (NF_NAT_MAX_ATTEMPTS); each further
@@ -262,8 +309,7 @@ func (s *search) free(i int) bool {
 	t := s.t
 	setPort(&t, s.m, s.lo+uint16((i%s.size+s.size)%s.size))
 	inv, _ := t.Inverse()
-	r, ok := s.n.byTuple[inv]
-	return !ok || r.e.orig == s.w.ct.orig
+	return !slices.ContainsFunc(s.n.bucket(inv, s.w.ct.zone.in(reply), s.w.ct.zone), func(r ref) bool { return !s.w.ct.sameOriginal(r.e) })
 }
 
 func (s *search) anyFree() bool {

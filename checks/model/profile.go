@@ -41,6 +41,12 @@ type Profile struct {
 	LazyTokens bool
 	// PrefixRate: ICMPv6 errors to a prefix wider than /128 may come more often (icmpv6_xrlim_allow; 6.18 does not ask: seen).
 	PrefixRate bool
+	// Clash: what becomes of a packet whose entry cannot go into the table. A packet that joins another entry counts
+	// as clash_resolve from 5.10, as insert_failed before.
+	Clash         ClashRule
+	ReverseTaken  bool // of a tuple that is taken, NAT finds the entry that has it in whichever direction (6.16)
+	OneVictim     bool // an early drop takes one entry (up to 4.5), else all that one hash chain has
+	CollectsEarly bool // a full table makes the garbage collector take what is not ASSURED (4.12)
 	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
 	// This is a matter of the program, not of the release.
 	Legacy     bool
@@ -50,18 +56,18 @@ type Profile struct {
 // profiles are ordered by release; conntrack-kernel facts per tree are in the comments of the fields.
 func profiles() []Profile {
 	return []Profile{
-		{Name: "3.10", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.4", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.9", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
-		{Name: "4.19", PrefixRate: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
-		{Name: "5.0", PrefixRate: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.10", PrefixRate: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.15", PrefixRate: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "5.17", PrefixRate: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.1", PrefixRate: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.6", PrefixRate: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.12", PrefixRate: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", LazyTokens: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
+		{Name: "3.10", PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.4", PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.9", PrefixRate: true, Clash: ClashMergesWithoutNAT, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
+		{Name: "4.19", PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
+		{Name: "5.0", PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.10", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.15", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "5.17", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.1", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.6", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.12", PrefixRate: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.18", ReverseTaken: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
 	}
 }
 

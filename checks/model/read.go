@@ -12,6 +12,7 @@ type eventBits uint8
 const (
 	bitReply eventBits = 1 << iota
 	bitAssured
+	bitMark
 )
 
 // Predicted is an entry as a reader must find it. Everything but the time left is exact.
@@ -39,6 +40,7 @@ func (n *Namespace) predicted(e *entry) Predicted {
 		Entry:  conntrack.Entry{Orig: e.orig, Reply: e.reply, Status: e.status, Mark: e.mark, Known: conntrack.HasTimeout | conntrack.HasID},
 		Expiry: e.expiry, Serial: e.serial, WhyStatus: e.whyStatus, WhyTimeout: e.whyTimeout, WhyReply: e.whyReply,
 	}
+	e.zone.describe(&p.Entry)
 	if e.acct {
 		p.Entry.Known |= conntrack.HasCounters
 		p.Entry.OrigCount, p.Entry.ReplyCount = e.count[original], e.count[reply]
@@ -46,10 +48,27 @@ func (n *Namespace) predicted(e *entry) Predicted {
 	return p
 }
 
-// Get reads one entry by a tuple of either direction (ctnetlink_get_conntrack); an expired one is evicted.
+// Decided reports whether it is certain, for each entry, whether its time is up at a Span: then a read or a deletion
+// meets no choice.
+func (n *Namespace) Decided(at conntrack.Span) bool {
+	for _, e := range n.entries {
+		if e.expiry.From <= at.To && e.expiry.To > at.From {
+			return false
+		}
+	}
+	return true
+}
+
+// Get reads one entry of the default zone by a tuple of either direction (ctnetlink_get_conntrack); an expired one
+// is evicted.
 func (n *Namespace) Get(at conntrack.Span, t conntrack.Tuple) (Predicted, bool) {
+	return n.GetKey(at, conntrack.Key{Tuple: t})
+}
+
+// GetKey reads one entry by a tuple of either direction and the zone's id (CTA_ZONE).
+func (n *Namespace) GetKey(at conntrack.Span, k conntrack.Key) (Predicted, bool) {
 	n.now = at
-	r, ok := n.find(t, at)
+	r, ok := n.findIn(zone{id: k.Zone}, k.Tuple, at)
 	if !ok {
 		return Predicted{}, false
 	}
@@ -68,6 +87,9 @@ func (n *Namespace) Dump(at conntrack.Span) []Predicted {
 			n.evict(e, "expired")
 			continue
 		}
+		if e.status.Has(conntrack.NATClash) { // only original tuples are walked through
+			continue
+		}
 		p := n.predicted(e)
 		p.Entry.Known |= conntrack.HasMark | conntrack.HasUse
 		p.Entry.Use = uint32(1 + e.held)
@@ -76,9 +98,15 @@ func (n *Namespace) Dump(at conntrack.Span) []Predicted {
 	return out
 }
 
-// Delete removes the entry with the original tuple (ctnetlink_del_conntrack).
+// Delete removes the entry of the default zone with a tuple of either direction (ctnetlink_del_conntrack).
 func (n *Namespace) Delete(at conntrack.Span, t conntrack.Tuple) bool {
-	r, ok := n.find(t, at)
+	return n.DeleteKey(at, conntrack.Key{Tuple: t})
+}
+
+// DeleteKey removes the entry with a tuple of either direction and the zone's id.
+func (n *Namespace) DeleteKey(at conntrack.Span, k conntrack.Key) bool {
+	n.now = at
+	r, ok := n.findIn(zone{id: k.Zone}, k.Tuple, at)
 	if !ok {
 		return false
 	}
@@ -95,57 +123,80 @@ func (n *Namespace) Flush(at conntrack.Span) {
 	}
 }
 
-// Create makes an entry as ctnetlink does (ctnetlink_create_conntrack). Its stream stamp is zero, so that
-// its first packet after a reply goes straight to the stream timeout.
+// Create makes an entry as ctnetlink does (ctnetlink_create_conntrack); false means that there is one already, or no
+// room. Its stream stamp is zero, so that its first packet after a reply goes straight to the stream timeout.
 func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
-	for _, t := range []conntrack.Tuple{ce.Orig, ce.Reply} {
-		if _, taken := n.find(t, at); taken {
-			return false
-		}
+	n.now = at
+	z := zoneOf(&ce)
+	if _, taken := n.findIn(z, ce.Orig, at); taken || !n.makeRoom(at, ce.Orig) {
+		return false
 	}
 	n.serial++
-	n.stats["insert"]++
-	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, status: ce.Status | conntrack.Confirmed,
+	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, zone: z, status: ce.Status | conntrack.Confirmed,
 		expiry: at.Add(n.seconds(int64(ce.Timeout))), streamAfter: conntrack.At(-1 << 40), mark: ce.Mark, touched: at,
 		acct: n.sysctl("net.netfilter.nf_conntrack_acct", 0) != 0, events: n.listening,
 		whyStatus: "as created", whyTimeout: "as created", whyReply: "as created"}
-	n.entries = append(n.entries, e)
-	n.byTuple[e.orig] = ref{e, original}
-	n.byTuple[e.reply] = ref{e, reply}
-	if e.events {
-		n.events = append(n.events, Event{Kind: conntrack.New, At: at, Predicted: n.predicted(e), Why: "created through ctnetlink"})
+	for _, d := range []direction{original, reply} { // nf_conntrack_hash_check_insert
+		if _, taken := n.sitting(e, d, at); taken {
+			return false
+		}
 	}
+	n.stats["insert"]++
+	n.list(e)
+	n.report(e, conntrack.New, at, bitMark, "created through ctnetlink")
 	return true
 }
 
-// MayCollect lists the entries whose time may be up at a Span: the garbage collector (gc_worker) may take
-// them at any moment from now on. Collect takes one of them.
-func (n *Namespace) MayCollect(at conntrack.Span) []conntrack.Tuple {
-	var out []conntrack.Tuple
-	for _, e := range n.entries {
-		if e.expiry.From <= at.To {
-			out = append(out, e.orig)
-		}
-	}
-	return out
+// MayCollect reports whether the garbage collector (gc_worker) may take, at a Span, an entry with both tuples of the
+// given one: its time may be up, or the table is nearly full. Collect lets it take that.
+func (n *Namespace) MayCollect(at conntrack.Span, ce *conntrack.Entry) bool {
+	return n.collectable(at, ce) != nil
 }
 
-// Collect lets the garbage collector take an expired entry.
-func (n *Namespace) Collect(t conntrack.Tuple) {
-	if r, ok := n.byTuple[t]; ok {
-		n.evict(r.e, "expired, collected")
+// Collect lets the garbage collector take an entry that it may take.
+func (n *Namespace) Collect(at conntrack.Span, ce *conntrack.Entry) {
+	e := n.collectable(at, ce)
+	switch {
+	case e == nil:
+	case e.expiry.From <= at.To:
+		n.evict(e, "expired, collected")
+	default:
+		e.touched = at
+		n.evict(e, "deleted: the table is nearly full (gc_worker)")
 	}
+}
+
+func (n *Namespace) collectable(at conntrack.Span, ce *conntrack.Entry) *entry {
+	for _, e := range n.entries {
+		if e.orig != ce.Orig || e.reply != ce.Reply || e.zone != zoneOf(ce) {
+			continue
+		}
+		if e.expiry.From <= at.To || !e.status.Has(conntrack.Assured) && n.pressure(at) {
+			return e
+		}
+	}
+	return nil
 }
 
 // deliverEvents is nf_ct_deliver_cached_events at the confirming hook: one message for all cached changes.
 func (n *Namespace) deliverEvents(w *walk, kind conntrack.EventKind) {
 	e := w.ct
-	if !e.events || kind == conntrack.Update && e.pending == 0 {
+	if e.status.Has(conntrack.Dying) || kind == conntrack.Update && e.pending == 0 {
 		return
 	}
+	changed := e.pending
 	e.pending = 0
-	ev := Event{Kind: kind, At: w.at, Predicted: n.predicted(e), Why: e.whyStatus}
+	n.report(e, kind, w.at, changed, e.whyStatus)
+}
+
+// report makes an event about an entry at once (nf_conntrack_eventmask_report).
+func (n *Namespace) report(e *entry, kind conntrack.EventKind, at conntrack.Span, changed eventBits, why string) {
+	if !e.events {
+		return
+	}
+	ev := Event{Kind: kind, At: at, Predicted: n.predicted(e), Why: why}
 	ev.Entry.Known &^= conntrack.HasCounters // counters are part of DESTROY only
+	ev.Entry.Known |= e.showsMark(changed)
 	n.events = append(n.events, ev)
 }
 
@@ -154,6 +205,7 @@ func (n *Namespace) destroyEvent(e *entry, why string) {
 		return
 	}
 	ev := Event{Kind: conntrack.Destroy, At: e.touched, Predicted: n.predicted(e), Why: why}
+	ev.Entry.Known |= e.showsMark(0)
 	ev.Gone, ev.Expired = true, strings.HasPrefix(why, "expired")
 	n.events = append(n.events, ev)
 }

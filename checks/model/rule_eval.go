@@ -19,12 +19,13 @@ type evaluation struct {
 	asked   []string // NAT rules that matched, for the story
 	by      string   // the rule that gave the verdict, "" if it was the policy
 	nat     func(target) verdict
-	notrack bool
+	tmpl    *template
 	reject  *uint8 // the ICMP code with which a rule rejects the packet
+	hotdrop bool   // a match refused to look at the packet, which is dropped
 }
 
 func (w *walk) evaluation(n *Namespace) *evaluation {
-	return &evaluation{ns: n, p: w.p, in: w.in, out: w.out, mark: w.mark, ct: w.ct, info: w.info}
+	return &evaluation{ns: n, p: w.p, in: w.in, out: w.out, mark: w.mark, ct: w.ct, info: w.info, tmpl: w.tmpl}
 }
 
 // verdict is what a chain says.
@@ -60,7 +61,12 @@ func (e *evaluation) walk(rs *Ruleset, tableName, chainName string) verdict {
 func (e *evaluation) run(t *table, c *chain) verdict {
 	for _, r := range c.rules {
 		e.rule = r
-		if !e.matches(r) {
+		matched := e.matches(r)
+		if e.hotdrop {
+			e.by = r.name(t)
+			return dropped
+		}
+		if !matched {
 			continue
 		}
 		r.count.Packets++
@@ -82,6 +88,19 @@ func (e *evaluation) matches(r *rule) bool {
 	return true
 }
 
+// portsAt reports whether there are ports to be looked at. A match of iptables-legacy (udp_mt in net/netfilter/xt_tcpudp.c, multiport_mt)
+// drops a packet in which the header that it needs, of so many bytes, is cut short; nftables reads the ports alone.
+func (e *evaluation) portsAt(need int) bool {
+	if e.p.Bad != "short" {
+		return true
+	}
+	if e.ns.cfg.Profile.Legacy && (need > 4 || !e.p.HasTuple()) {
+		e.hotdrop = true
+		return false
+	}
+	return e.p.HasTuple()
+}
+
 // apply runs a rule's target; leave ends the chain without a verdict.
 func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 	switch r.target.kind {
@@ -99,8 +118,12 @@ func (e *evaluation) apply(t *table, r *rule) (v verdict, leave bool) {
 		return e.run(t, t.chain(r.target.chain)), true
 	case "MARK":
 		e.mark = e.mark&^r.target.mask ^ r.target.mark
+	case "CONNMARK":
+		e.applyConnmark(r.target.cmark)
 	case "CT":
-		e.notrack = true
+		if e.ct == nil && e.info != untracked && e.tmpl == nil { // the first one decides
+			e.tmpl = &r.target.tmpl
+		}
 	case "REJECT":
 		e.by = r.name(t)
 		e.reject = &r.target.code

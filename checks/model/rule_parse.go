@@ -19,6 +19,7 @@ type ruleParser struct {
 	v6    bool // a rule of ip6tables
 	r     *rule
 	neg   bool     // a "!" came before
+	marks string   // the match whose option --mark is: mark, or connmark
 	key   []string // what the rule says, each option in one form
 	err   error
 }
@@ -126,27 +127,26 @@ func (p *ruleParser) matchOption(w string) {
 	switch w {
 	case "--sport", "--source-port":
 		lo, hi := p.ports(p.next())
-		p.add(func(e *evaluation) bool { return e.p.SrcPort >= lo && e.p.SrcPort <= hi }, "--sport", [2]uint16{lo, hi})
+		p.add(func(e *evaluation) bool { return e.portsAt(8) && e.p.SrcPort >= lo && e.p.SrcPort <= hi }, "--sport", [2]uint16{lo, hi})
 	case "--dport", "--destination-port":
 		lo, hi := p.ports(p.next())
-		p.add(func(e *evaluation) bool { return e.p.DstPort >= lo && e.p.DstPort <= hi }, "--dport", [2]uint16{lo, hi})
+		p.add(func(e *evaluation) bool { return e.portsAt(8) && e.p.DstPort >= lo && e.p.DstPort <= hi }, "--dport", [2]uint16{lo, hi})
 	case "--sports", "--source-ports":
 		in, list := p.portList()
-		p.add(func(e *evaluation) bool { return in(e.p.SrcPort) }, "--sports", list)
+		p.add(func(e *evaluation) bool { return e.portsAt(4) && in(e.p.SrcPort) }, "--sports", list)
 	case "--dports", "--destination-ports":
 		in, list := p.portList()
-		p.add(func(e *evaluation) bool { return in(e.p.DstPort) }, "--dports", list)
+		p.add(func(e *evaluation) bool { return e.portsAt(4) && in(e.p.DstPort) }, "--dports", list)
 	case "--ports":
 		in, list := p.portList()
-		p.add(func(e *evaluation) bool { return in(e.p.SrcPort) || in(e.p.DstPort) }, "--ports", list)
+		p.add(func(e *evaluation) bool { return e.portsAt(4) && (in(e.p.SrcPort) || in(e.p.DstPort)) }, "--ports", list)
 	case "--comment":
 		p.r.comment = p.next()
 		p.key = append(p.key, "--comment "+p.r.comment)
 	case "--ctstate", "--state":
 		p.ctstate()
 	case "--mark":
-		v, m := p.maskedNumber(p.next())
-		p.add(func(e *evaluation) bool { return e.mark&m == v }, "--mark", [2]uint32{v, m})
+		p.markMatch()
 	case "--mode":
 		p.statistic()
 	case "--dst-type":
@@ -174,7 +174,14 @@ func (p *ruleParser) matchOption(w string) {
 // module accepts the matches whose options stand in option.
 func (p *ruleParser) module(name string) {
 	switch name {
-	case "udp", "tcp", "icmp", "icmp6", "icmpv6", "comment", "mark", "statistic", "addrtype", "multiport", "iprange":
+	case "udp":
+		p.r.matches = append(p.r.matches, func(e *evaluation) bool { return !e.ns.cfg.Profile.Legacy || e.portsAt(8) })
+	case "mark":
+		p.marks = name
+	case "connmark":
+		p.marks = name
+		p.r.tracked = true // connmark_mt_check
+	case "tcp", "icmp", "icmp6", "icmpv6", "comment", "statistic", "addrtype", "multiport", "iprange":
 	case "conntrack", "state":
 		p.r.tracked = true // conntrack_mt_check holds tracking on
 	default:
@@ -401,8 +408,13 @@ func (p *ruleParser) jump(name string) {
 	case "ACCEPT", "DROP", "RETURN":
 	case "NOTRACK":
 		t.kind = "CT"
+		t.tmpl.notrack = true
 	case "CT":
-		p.want("--notrack")
+		t.tmpl = p.ctOptions()
+		p.r.tracked = p.r.tracked || !t.tmpl.notrack // xt_ct_tg_check
+	case "CONNMARK":
+		t.cmark = p.connmarkOptions()
+		p.r.tracked = true // connmark_tg_check
 	case "LOG", "NFLOG": // they change nothing
 		p.logOptions()
 	case "DNAT", "SNAT", "MASQUERADE", "REDIRECT":
@@ -412,7 +424,7 @@ func (p *ruleParser) jump(name string) {
 		t.mark, t.mask = p.markOptions()
 	case "REJECT":
 		t.code = p.rejectOptions()
-	case "NFQUEUE", "TPROXY", "TRACE", "CONNMARK", "CONNSECMARK", "SECMARK", "NETMAP", "SET", "TEE", "TCPMSS", "CHECKSUM", "CLASSIFY", "TOS", "DSCP", "TTL", "AUDIT", "SYNPROXY", "HMARK", "IDLETIMER", "RATEEST":
+	case "NFQUEUE", "TPROXY", "TRACE", "CONNSECMARK", "SECMARK", "NETMAP", "SET", "TEE", "TCPMSS", "CHECKSUM", "CLASSIFY", "TOS", "DSCP", "TTL", "AUDIT", "SYNPROXY", "HMARK", "IDLETIMER", "RATEEST":
 		p.fail("target %q is not known to the model", name)
 	default:
 		t = target{kind: "jump", chain: name}
@@ -438,8 +450,11 @@ func (p *ruleParser) logOptions() {
 	}
 }
 
-func (p *ruleParser) markOptions() (value, mask uint32) {
-	opt := p.next()
+func (p *ruleParser) markOptions() (value, mask uint32) { return p.markChange(p.next(), "MARK") }
+
+// markChange reads the value of an option that changes a mark: the bits of the mask are cleared, those of the value
+// turned round.
+func (p *ruleParser) markChange(opt, target string) (value, mask uint32) {
 	v, m := p.maskedNumber(p.next())
 	switch opt {
 	case "--set-xmark":
@@ -452,7 +467,7 @@ func (p *ruleParser) markOptions() (value, mask uint32) {
 	case "--and-mark":
 		v, m = 0, ^v
 	default:
-		p.fail("option %q of MARK is not known to the model", opt)
+		p.fail("option %q of %s is not known to the model", opt, target)
 	}
 	return v, m
 }

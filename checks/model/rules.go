@@ -53,6 +53,8 @@ type target struct {
 	mark  uint32
 	mask  uint32
 	code  uint8 // of the ICMP error of a REJECT
+	tmpl  template
+	cmark connmark
 }
 
 // NewRuleset is an empty Ruleset: no table is loaded.

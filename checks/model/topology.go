@@ -40,6 +40,7 @@ func (n *Namespace) Down(at conntrack.Span, name string) {
 	}
 	n.routes = slices.DeleteFunc(slices.Clone(n.routes), func(r Route) bool { return r.Dev == name })
 	n.forgetNeighbours(name)
+	n.dropQueued(name)
 	n.flushMasquerade(at, "the device "+name+" went down", func(e *entry) bool { return e.masqueraded == l.index })
 }
 

@@ -86,32 +86,13 @@ func (n *Namespace) hasCome(when, at conntrack.Span, question string) bool {
 	return n.choose(Choice{Kind: ChooseTiming, Subject: question, Options: 2}) == 0
 }
 
-// find looks a tuple up in the table (____nf_conntrack_find); an expired entry that it meets is evicted.
-func (n *Namespace) find(t conntrack.Tuple, at conntrack.Span) (ref, bool) {
-	r, ok := n.byTuple[t]
-	if !ok {
-		return ref{}, false
-	}
-	if n.expired(r.e, at) {
-		n.evict(r.e, "expired")
-		return ref{}, false
-	}
-	return r, true
-}
-
-// evict takes an entry out of the table and reports its end (nf_ct_delete).
+// evict takes an entry out of the table and reports its end (nf_ct_delete). Of one that was deleted before nothing
+// is left to do, though a packet may still have it.
 func (n *Namespace) evict(e *entry, why string) {
-	for i, x := range n.entries {
-		if x == e {
-			n.entries = append(n.entries[:i:i], n.entries[i+1:]...)
-			break
-		}
+	if e.status.Has(conntrack.Dying) {
+		return
 	}
-	for _, t := range []conntrack.Tuple{e.orig, e.reply} {
-		if n.byTuple[t].e == e {
-			delete(n.byTuple, t)
-		}
-	}
+	n.unlist(e)
 	e.status |= conntrack.Dying
 	n.destroyEvent(e, why)
 }
@@ -132,7 +113,11 @@ func (n *Namespace) conntrackIn(w *walk) {
 		n.notModelled("protocol %s: %s", conntrack.ProtocolName(w.p.Proto), w.p.Line())
 		return
 	}
-	if !n.resolveNormal(w) || !n.handlePacket(w) {
+	known := n.resolveNormal(w)
+	if w.dropped != "" {
+		return
+	}
+	if !known || !n.handlePacket(w) {
 		w.ct, w.info = nil, noInfo
 		n.stats["invalid"]++
 		return
@@ -157,14 +142,16 @@ func (n *Namespace) handlePacket(w *walk) bool {
 // and derive ctinfo; false means that there can be none, as the tuple has no inverse.
 func (n *Namespace) resolveNormal(w *walk) bool {
 	t := w.p.Tuple()
-	_, was := n.byTuple[t]
-	r, ok := n.find(t, w.at)
-	if !ok {
+	before := len(n.entries)
+	r, ok := n.lookup(w, t)
+	if was := len(n.entries) < before; !ok {
 		if _, ok := t.Inverse(); !ok {
 			w.say("init_conntrack", "invalid: the tuple has no inverse")
 			return false
 		}
-		w.ct = n.initConntrack(t)
+		if !n.allocate(w, t) {
+			return false
+		}
 		w.info = isNew
 		missed := "no entry has this tuple"
 		if was {
@@ -219,7 +206,7 @@ func (n *Namespace) udpPacket(w *walk) bool {
 	} else {
 		n.refresh(w, n.udpTimeout(), "udp_timeout: answered, not older than 2 s")
 	}
-	if (stream || prof.Assured != AssuredAfterTwoSeconds) && !e.status.Has(conntrack.Assured) {
+	if (stream || prof.Assured != AssuredAfterTwoSeconds) && e.status&(conntrack.Assured|conntrack.NATClash) == 0 {
 		e.status |= conntrack.Assured
 		e.pending |= bitAssured
 		e.whyStatus = "assured: " + assuredReason(prof) + " (nf_conntrack_udp_packet)"
@@ -315,8 +302,8 @@ func (n *Namespace) left(expiry, at conntrack.Span) string {
 	return fmt.Sprintf("%ds", max(0, int64(expiry.To-at.From)/n.cfg.HZ))
 }
 
-// confirm is nf_confirm and __nf_conntrack_confirm: put the entry of a packet in original direction
-// into the table under both tuples. It returns false if the packet is dropped.
+// confirm is nf_confirm: the entry of a packet in original direction goes into the table, and what has changed of
+// one that is there is told. It returns false if the packet is dropped.
 func (n *Namespace) confirm(w *walk) bool {
 	e := w.ct
 	if e == nil || w.info == untracked {
@@ -329,25 +316,5 @@ func (n *Namespace) confirm(w *walk) bool {
 	if w.info.dir() != original || w.info == related {
 		return true
 	}
-	for _, t := range []conntrack.Tuple{e.orig, e.reply} {
-		if _, taken := n.find(t, w.at); taken {
-			// The tracker's clash resolution (nf_ct_resolve_clash) helps only entries with the same original
-			// tuple or a free reply tuple; here, where packets come one by one, neither is the case.
-			n.stats["insert-failed"]++
-			n.stats["drop"]++
-			w.drop("__nf_conntrack_confirm", "another entry has the tuple "+t.Line())
-			return false
-		}
-	}
-	e.status |= conntrack.Confirmed
-	e.expiry = w.at.Add(e.relative)
-	n.entries = append(n.entries, e)
-	n.byTuple[e.orig] = ref{e, original}
-	n.byTuple[e.reply] = ref{e, reply}
-	w.say("__nf_conntrack_confirm", "in the table under both tuples, "+n.left(e.expiry, w.at)+" left")
-	if e.whyStatus == "" {
-		e.whyStatus = "confirmed at the last hook (__nf_conntrack_confirm)"
-	}
-	n.deliverEvents(w, conntrack.New)
-	return true
+	return n.insert(w)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ type Frame struct {
 	ARP     *ARP
 	// Discovery is a packet by which IPv6 manages the link; ARP says it too if it is about a neighbour.
 	Discovery *conntrack.Packet
-	Raw     []byte // from the network header on
+	Raw       []byte // from the network header on
 }
 
 // ARP is an ARP message for IPv4, or for IPv6 a neighbour solicitation or, as a reply, an advertisement.
@@ -58,6 +59,7 @@ type Tap struct {
 	pos      int
 	offset   int64 // wall clock minus monotonic
 	done     sync.WaitGroup
+	more     chan struct{}
 	mu       sync.Mutex
 	frames   []Frame
 	err      error
@@ -76,7 +78,7 @@ func Open(ns *netns.NS) (*Tap, error) {
 
 // open makes a tap from which nobody reads yet.
 func open(ns *netns.NS) (*Tap, error) {
-	t := &Tap{fd: -1, stop: -1, offset: WallOffset()}
+	t := &Tap{fd: -1, stop: -1, offset: WallOffset(), more: make(chan struct{}, 1)}
 	err := ns.Do(func() (err error) {
 		t.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		return err
@@ -138,11 +140,25 @@ func (t *Tap) drain() {
 			t.mu.Lock()
 			t.frames = append(t.frames, fr)
 			t.mu.Unlock()
+			select {
+			case t.more <- struct{}{}:
+			default: // it is known already
+			}
 		}
 		atomic.StoreUint32(&h.Status, unix.TP_STATUS_KERNEL)
 		t.pos = (t.pos + 1) % frames
 	}
 }
+
+// SoFar is what the tap has seen up to now, behind the first n frames, and how many there are in all.
+func (t *Tap) SoFar(n int) (seen []Frame, all int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.frames[min(n, len(t.frames)):]), len(t.frames)
+}
+
+// More receives when the tap has seen more than before. It has one reader.
+func (t *Tap) More() <-chan struct{} { return t.more }
 
 // decode copies a frame out of the ring; ok is false for what is neither a packet that reaches the hooks nor a message
 // about neighbours.

@@ -43,6 +43,10 @@ func whyReply(p *model.Predicted) string  { return p.WhyReply }
 func whyCount(*model.Predicted) string {
 	return "each packet that the tracker accepted is counted at the first hook (nf_ct_acct_update)"
 }
+func whyMark(*model.Predicted) string {
+	return "CONNMARK rules and ctnetlink set it; an event shows it if it is not zero or has changed"
+}
+func whyZone(*model.Predicted) string  { return "the CT rule that the first packet met gives it" }
 func whyNever(*model.Predicted) string { return "nothing in this namespace sets it" }
 
 // fields are compared exactly. Time left, id and start have rules of their own.
@@ -51,7 +55,7 @@ func fields() []field {
 		{"original", []string{"Orig"}, func(e *conntrack.Entry) string { return e.Orig.Line() }, func(*model.Predicted) string { return "the first packet's tuple; never changed" }},
 		{"reply", []string{"Reply"}, func(e *conntrack.Entry) string { return e.Reply.String() }, whyReply},
 		{"status", []string{"Status"}, func(e *conntrack.Entry) string { return e.Status.String() }, whyStatus},
-		{"mark", []string{"Mark"}, optional(conntrack.HasMark, func(e *conntrack.Entry) string { return fmt.Sprintf("0x%x", e.Mark) }), whyNever},
+		{"mark", []string{"Mark"}, optional(conntrack.HasMark, func(e *conntrack.Entry) string { return fmt.Sprintf("0x%x", e.Mark) }), whyMark},
 		{"packets", []string{"OrigCount", "ReplyCount"}, optional(conntrack.HasCounters, func(e *conntrack.Entry) string {
 			return fmt.Sprintf("%d/%d", e.OrigCount.Packets, e.ReplyCount.Packets)
 		}), whyCount},
@@ -67,7 +71,7 @@ func fields() []field {
 				return "absent"
 			}
 			return fmt.Sprintf("%d/%d/%d", e.Zone, e.OrigZone, e.ReplyZone)
-		}, whyNever},
+		}, whyZone},
 		{"tcp", []string{"TCP"}, optional(conntrack.HasTCP, func(e *conntrack.Entry) string { return fmt.Sprint(e.TCP) }), whyNever},
 		{"helper", []string{"Helper"}, optional(conntrack.HasHelper, func(e *conntrack.Entry) string { return e.Helper }), whyNever},
 		{"labels", []string{"Labels"}, optional(conntrack.HasLabels, func(e *conntrack.Entry) string { return fmt.Sprintf("%x", e.Labels) }), whyNever},

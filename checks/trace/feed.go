@@ -81,10 +81,40 @@ func (h *hypothesis) feed(r Record) error {
 		default:
 			n.Unbind(s)
 		}
+	case Hold, Unhold, Release:
+		return h.feedHold(r)
 	case Link, Address, NoAddress, Routing, NoRouting:
 		return h.feedNetwork(r)
 	default:
 		return h.feedTable(r)
+	}
+	return nil
+}
+
+// feedHold handles packets that are held on their way.
+func (h *hypothesis) feedHold(r Record) error {
+	n := h.ns
+	switch r.Kind {
+	case Hold:
+		hold, err := conntrack.ParseHold(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Hold(hold)
+	case Unhold:
+		n.Unhold()
+	case Release:
+		nth, accept, err := parseRelease(r.Args)
+		if err != nil {
+			return err
+		}
+		held := n.Held()
+		if nth > len(held) {
+			return fmt.Errorf("the model holds %d packets", len(held))
+		}
+		o := n.Release(r.Span, nth, accept)
+		h.predict(o.Left)
+		h.packets = &trail{Handled{r, "", held[nth-1], o}, h.packets}
 	}
 	return nil
 }
@@ -134,12 +164,12 @@ func (h *hypothesis) feedTable(r Record) error {
 	n := h.ns
 	switch r.Kind {
 	case Get:
-		t, err := conntrack.ParseTuple(r.Args)
+		k, err := conntrack.ParseKey(r.Args)
 		if err != nil {
 			return err
 		}
 		h.reading, h.single, h.open = nil, true, true
-		if p, ok := n.Get(r.Span, t); ok {
+		if p, ok := n.GetKey(r.Span, k); ok {
 			h.reading = []readable{{versions: []model.Predicted{p}}}
 		}
 	case Dump:
@@ -148,11 +178,11 @@ func (h *hypothesis) feedTable(r Record) error {
 			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
 		}
 	case Delete:
-		t, err := conntrack.ParseTuple(r.Args)
+		k, err := conntrack.ParseKey(r.Args)
 		if err != nil {
 			return err
 		}
-		n.Delete(r.Span, t)
+		n.DeleteKey(r.Span, k)
 	case Flush:
 		n.Flush(r.Span)
 	case Create:
@@ -161,6 +191,12 @@ func (h *hypothesis) feedTable(r Record) error {
 			return err
 		}
 		n.Create(r.Span, e)
+	case Update:
+		e, err := conntrack.ParseEntry(r.Args)
+		if err != nil {
+			return err
+		}
+		_ = n.Update(r.Span, e) // whether it was refused can be seen of the entry
 	}
 	return nil
 }

@@ -57,11 +57,11 @@ func tableOf(n *model.Namespace, r Record) []model.Predicted {
 	if r.Kind == Dump {
 		return n.Dump(r.Span)
 	}
-	t, err := conntrack.ParseTuple(r.Args)
+	k, err := conntrack.ParseKey(r.Args)
 	if err != nil {
 		return nil
 	}
-	if p, ok := n.Get(r.Span, t); ok {
+	if p, ok := n.GetKey(r.Span, k); ok {
 		return []model.Predicted{p}
 	}
 	return nil

@@ -76,7 +76,7 @@ func takesTime(r Record) bool {
 		return false
 	}
 	switch r.Kind {
-	case Packet, Send, Discover, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
+	case Packet, Send, Discover, Release, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
 		return false
 	}
 	return true
@@ -117,7 +117,7 @@ func packetEnds(records []Record) map[int]time.Duration {
 	ends, open := map[int]time.Duration{}, conntrack.Track[int]{}
 	for i, r := range records {
 		switch r.Kind {
-		case Send:
+		case Send, Release:
 			ends[i] = r.end()
 		case Packet, Left:
 			_, p, err := devicePacket(r.Args)
@@ -160,7 +160,8 @@ func concerns(act, packet Record) bool {
 	if act.Kind != Get && act.Kind != Delete {
 		return true
 	}
-	t, err := conntrack.ParseTuple(act.Args)
+	k, err := conntrack.ParseKey(act.Args)
+	t := k.Tuple
 	line := packet.Args
 	if packet.Kind == Packet {
 		_, line, _ = strings.Cut(line, " ")

@@ -61,7 +61,7 @@ func (r Report) Verdict() Verdict {
 // Summary is the line that each run prints.
 func (r Report) Summary() string {
 	free, kinds := 0, []string{}
-	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseOrder} {
+	for _, k := range []model.ChoiceKind{model.ChooseBackend, model.ChoosePort, model.ChooseTiming, model.ChooseVictim, model.ChooseOrder} {
 		if n := r.Free[k]; n > 0 {
 			free += n
 			kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
@@ -180,6 +180,13 @@ type replay struct {
 func (run *replay) input(r Record) {
 	var next []*hypothesis
 	for _, h := range run.live {
+		if (r.Kind == Get || r.Kind == Dump || r.Kind == Delete) && h.ns.Decided(r.Span) { // no choice, so no copy
+			if err := h.apply(r); err != nil {
+				run.lose("%v", err)
+			}
+			next = append(next, h)
+			continue
+		}
 		forks := run.fork(h, r)
 		next = append(next, forks...)
 	}

@@ -133,19 +133,24 @@ func (h *hypothesis) seeDumped(r Record) (diffs []Difference) {
 	return diffs
 }
 
-// seeEvent: the events of one entry come in the order in which they were predicted. The collector may
-// take an expired entry at any moment.
+// seeEvent: the events of one entry come in the order in which they were predicted. Entries that clashed have the
+// same original tuple, so that it takes both tuples to know one. The collector may take an expired entry at any
+// moment.
 func (h *hypothesis) seeEvent(r Record) []Difference {
 	ev, err := conntrack.ParseEvent(r.Args)
 	if err != nil {
 		return []Difference{{r, "event", "line", r.Args, "", err.Error()}}
 	}
 	h.fields++
-	at := h.nextEvent(ev.Entry.Orig)
-	if at < 0 && ev.Kind == conntrack.Destroy && slices.Contains(h.ns.MayCollect(r.Span), ev.Entry.Orig) {
-		h.ns.Collect(ev.Entry.Orig)
+	exact := func(e model.Event) bool { return e.Entry.Key() == ev.Entry.Key() && e.Entry.Reply == ev.Entry.Reply }
+	at := slices.IndexFunc(h.events, exact)
+	if at < 0 && ev.Kind == conntrack.Destroy && h.ns.MayCollect(r.Span, &ev.Entry) {
+		h.ns.Collect(r.Span, &ev.Entry)
 		h.events = append(h.events, h.ns.Events()...)
-		at = h.nextEvent(ev.Entry.Orig)
+		at = slices.IndexFunc(h.events, exact)
+	}
+	if at < 0 { // what differs may be the reply tuple
+		at = slices.IndexFunc(h.events, func(e model.Event) bool { return e.Entry.Orig == ev.Entry.Orig })
 	}
 	if at < 0 {
 		return []Difference{{r, ev.Entry.Tuples(), "event", string(ev.Kind), "none", ""}}
@@ -160,10 +165,6 @@ func (h *hypothesis) seeEvent(r Record) []Difference {
 	diffs, n := h.compareEntry(r, byEvent, &want.Predicted, &ev.Entry)
 	h.fields += n
 	return diffs
-}
-
-func (h *hypothesis) nextEvent(t conntrack.Tuple) int {
-	return slices.IndexFunc(h.events, func(e model.Event) bool { return e.Entry.Orig == t })
 }
 
 func ruleName(h model.Hit) string {

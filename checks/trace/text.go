@@ -251,9 +251,13 @@ func checkArgs(r Record) (err error) {
 		_, err = conntrack.ParsePacket(r.Args)
 	case Socket:
 		_, _, err = parseSocket(r.Args)
+	case Hold:
+		_, err = conntrack.ParseHold(r.Args)
+	case Release:
+		_, _, err = parseRelease(r.Args)
 	case Get, Absent, Delete:
-		_, err = conntrack.ParseTuple(r.Args)
-	case Entry, Create:
+		_, err = conntrack.ParseKey(r.Args)
+	case Entry, Create, Update:
 		_, err = conntrack.ParseEntry(r.Args)
 	case Event:
 		_, err = conntrack.ParseEvent(r.Args)
@@ -314,6 +318,24 @@ func SocketArgs(open bool, s model.Socket) string {
 		text += " > " + s.Remote.String()
 	}
 	return text
+}
+
+// parseRelease reads N accept|drop.
+func parseRelease(args string) (nth int, accept bool, err error) {
+	number, verdict, _ := strings.Cut(args, " ")
+	nth, err = strconv.Atoi(number)
+	if err != nil || nth < 1 || verdict != "accept" && verdict != "drop" {
+		return 0, false, fmt.Errorf("release %q: want N accept|drop, N from 1", args)
+	}
+	return nth, verdict == "accept", nil
+}
+
+// ReleaseArgs are the arguments of a Release record.
+func ReleaseArgs(nth int, accept bool) string {
+	if accept {
+		return fmt.Sprintf("%d accept", nth)
+	}
+	return fmt.Sprintf("%d drop", nth)
 }
 
 func parseRoute(args string) (r model.Route, err error) {

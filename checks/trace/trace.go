@@ -34,11 +34,15 @@ const (
 	Socket    Kind = "socket"     // open|close LOCAL:PORT [> REMOTE:PORT]: a UDP socket of the namespace's own
 	Send      Kind = "send"       // PACKET: one of those sent it; ttl and ip-id are the kernel's choice
 	Discover  Kind = "discover"   // DEV PACKET: the namespace's own stack sent a message of IPv6 discovery
-	Get       Kind = "get"        // TUPLE
+	Get       Kind = "get"        // TUPLE [zone N]
 	Dump      Kind = "dump"
 	Delete    Kind = "delete" // TUPLE
 	Flush     Kind = "flush"
-	Create    Kind = "create" // ENTRY
+	Create    Kind = "create"  // ENTRY
+	Update    Kind = "update"  // ENTRY: what it gives of time left, status and mark is set
+	Hold      Kind = "hold"    // HOLD: packets that it names wait in POSTROUTING from now on
+	Unhold    Kind = "unhold"  // no packet begins to wait from now on
+	Release   Kind = "release" // N accept|drop: the nth of those that wait goes on, or is dropped
 )
 
 // Seen: what the namespace was observed to do or to hold.
@@ -59,7 +63,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Discover, Get, Dump, Delete, Flush, Create:
+	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Discover, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
 		return true
 	}
 	return false

@@ -20,6 +20,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/checks/wire"
 	"ctlab/internal/netns"
+	"ctlab/internal/queue"
 	"ctlab/topology"
 )
 
@@ -35,6 +36,7 @@ type arena struct {
 	nl      *netlink.Handle
 	table   *kernel.Table
 	events  *kernel.Events
+	queue   *queue.Queue   // where packets are held
 	outer   []int          // the index of each wire's outer end
 	inner   []netlink.Link // the node's end of each wire
 	mac     [6]byte
@@ -43,7 +45,7 @@ type arena struct {
 	records []trace.Record
 	next    int // operation
 	out     []egress
-	live    []conntrack.Tuple // original tuples of entries that were reported and not ended
+	live    []conntrack.Key // of entries that were reported and not ended
 	err     error
 }
 
@@ -97,6 +99,11 @@ func (a *arena) open() (err error) {
 	}
 	if a.events, err = kernel.OpenEvents(a.node.NS); err != nil {
 		return err
+	}
+	if a.s.Holds {
+		if a.queue, err = queue.Open(a.node.NS); err != nil {
+			return err
+		}
 	}
 	a.did(a.tick(), trace.Listen, "", "")
 	for _, s := range a.s.Sysctls {
@@ -171,6 +178,9 @@ func (a *arena) Close() error {
 	if a.events != nil {
 		errs = append(errs, a.events.Close())
 	}
+	if a.queue != nil {
+		errs = append(errs, a.queue.Close())
+	}
 	if a.nl != nil {
 		a.nl.Close()
 	}
@@ -226,9 +236,9 @@ func (a *arena) listen() error {
 		a.saw(trace.Event, ev.String())
 		switch ev.Kind {
 		case conntrack.New:
-			a.live = append(a.live, ev.Entry.Orig)
+			a.live = append(a.live, ev.Entry.Key())
 		case conntrack.Destroy:
-			if i := slices.Index(a.live, ev.Entry.Orig); i >= 0 {
+			if i := slices.Index(a.live, ev.Entry.Key()); i >= 0 {
 				a.live = slices.Delete(a.live, i, i+1)
 			}
 		}
@@ -241,8 +251,14 @@ func (a *arena) look(tuples ...conntrack.Tuple) error {
 	if err := a.listen(); err != nil {
 		return err
 	}
-	for _, t := range slices.Concat(a.live, tuples) {
-		if err := a.get(t); err != nil {
+	keys := slices.Clone(a.live)
+	for _, t := range tuples {
+		if _, ok := t.Inverse(); ok { // else the kernel refuses to look
+			keys = append(keys, conntrack.Key{Tuple: t})
+		}
+	}
+	for _, k := range keys {
+		if err := a.get(k); err != nil {
 			return err
 		}
 	}
@@ -263,16 +279,16 @@ func span(m kernel.Moment) conntrack.Span {
 	return conntrack.Span{From: conntrack.Tick(m.From), To: conntrack.Tick(m.To)}
 }
 
-func (a *arena) get(t conntrack.Tuple) error {
-	r, found, err := a.table.Get(t)
+func (a *arena) get(k conntrack.Key) error {
+	r, found, err := a.table.GetKey(k)
 	if err != nil {
 		return err
 	}
-	a.record(span(r.Moment), trace.Get, t.Line(), "")
+	a.record(span(r.Moment), trace.Get, k.Line(), "")
 	if found {
 		a.record(span(r.Moment), trace.Entry, r.Entry.String(), "")
 	} else {
-		a.record(span(r.Moment), trace.Absent, t.Line(), "")
+		a.record(span(r.Moment), trace.Absent, k.Line(), "")
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ func Generate(seed uint64, number, packets int) *Scenario {
 	}
 	m.clients = append(m.clients, m.s.Wires[0].Hosts...)
 	m.servers = append(m.servers, append(m.s.Wires[1].Hosts, m.s.Wires[2].Hosts...)...)
+	m.s.Holds = m.one(3)
 	m.sysctls()
 	m.s.Rules = m.rules()
 	for m.s.Packets() < packets {
@@ -60,7 +61,8 @@ func (m *maker) sysctls() {
 		fmt.Sprintf("net.netfilter.nf_conntrack_udp_timeout %d", 1+m.IntN(3)),
 		fmt.Sprintf("net.netfilter.nf_conntrack_udp_timeout_stream %d", 2+m.IntN(4)),
 		fmt.Sprintf("net.netfilter.nf_conntrack_acct %d", min(1, m.IntN(4))),
-		"net.netfilter.nf_conntrack_checksum 1",
+		"net.netfilter.nf_conntrack_checksum 1", "net.netfilter.nf_conntrack_generic_timeout 3",
+		fmt.Sprintf("net.netfilter.nf_conntrack_icmp_timeout %d", 1+m.IntN(3)),
 		"net.ipv4.icmp_msgs_per_sec 1000000", "net.ipv4.icmp_msgs_burst 1000000",
 		"net.ipv4.ip_forward 1",
 		"net.ipv4.conf.all.rp_filter 0", "net.ipv4.conf.default.rp_filter 0",
@@ -72,6 +74,9 @@ func (m *maker) sysctls() {
 
 // op makes the next operation.
 func (m *maker) op() Op {
+	if m.s.Holds && m.one(4) {
+		return m.holding()
+	}
 	switch n := m.IntN(100); {
 	case n < 48:
 		return m.packet()
@@ -88,12 +93,33 @@ func (m *maker) op() Op {
 	case n < 95:
 		return Op{Kind: Sysctl, Text: pick(m, "net.netfilter.nf_conntrack_udp_timeout 2", "net.netfilter.nf_conntrack_udp_timeout_stream 3",
 			"net.netfilter.nf_conntrack_acct 1", "net.netfilter.nf_conntrack_acct 0", "net.netfilter.nf_conntrack_checksum 0", "net.netfilter.nf_conntrack_checksum 1")}
-	case n < 96:
+	case n < 96 && m.one(3):
 		return Op{Kind: Dump}
 	case n < 97 && m.one(3):
 		return Op{Kind: Flush}
 	}
 	return m.packet()
+}
+
+// holding is an operation that has to do with packets that wait on their way.
+func (m *maker) holding() Op {
+	switch m.IntN(8) {
+	case 0:
+		return Op{Kind: Unhold}
+	case 1, 2:
+		h := conntrack.Hold{Where: pick(m, conntrack.BeforeSNAT, conntrack.BeforeConfirm), New: !m.one(4)}
+		if m.one(2) {
+			h.Proto = conntrack.UDP
+		}
+		if m.one(2) {
+			h.Src = pick(m, m.clients...)
+		}
+		if m.one(3) {
+			h.DstPort, h.Proto = 53, conntrack.UDP
+		}
+		return Op{Kind: Hold, Hold: h}
+	}
+	return Op{Kind: Release, Of: m.IntN(1 << 16), Accept: !m.one(6)}
 }
 
 // pause is long or short: what matters are the moments at which timeouts run out and flows become two seconds old.
@@ -148,19 +174,32 @@ func (m *maker) packet() Op {
 		p.Dst, p.DstPort = pick(m, pick(m, m.clients...), m.host()), m.port()
 	}
 	p.Len = 28 + m.IntN(64)
+	if m.one(8) {
+		m.query(&p)
+	}
 	switch m.IntN(40) {
 	case 0:
 		p.Bad = "checksum"
 	case 1:
-		p.Bad = "length"
+		if p.Proto == conntrack.UDP {
+			p.Bad = "length"
+		}
 	case 2:
 		p.Bad = "short"
-		p.Len = 24
+		p.Len = pick(m, 20, 22, 24, 27)
 	case 3:
 		p.TTL = 1
 	}
 	op.Packet = p
 	return op
+}
+
+// query turns a packet into an ICMP query, or an answer to none.
+func (m *maker) query(p *conntrack.Packet) {
+	p.Proto, p.SrcPort, p.DstPort = conntrack.ICMP, 0, 0
+	p.ICMPType = pick[uint8](m, 8, 8, 8, 8, 0, 13, 15, 17, 14, 42)
+	p.ICMPID = pick[uint16](m, 7, 8)
+	p.Len = max(p.Len, 40)
 }
 
 func (m *maker) error() Op {
@@ -194,12 +233,14 @@ func (m *maker) rules() string {
 		}
 		b.WriteString("COMMIT\n")
 	}
-	if m.one(5) {
-		table("raw", []string{"PREROUTING", "OUTPUT"}, m.some(2, "PREROUTING -s 10.0.0.2/32 -p udp -j CT --notrack", "PREROUTING -d 10.96.0.10/32 -p udp -j CT --notrack",
+	if m.one(4) {
+		table("raw", []string{"PREROUTING", "OUTPUT"}, m.some(2, "PREROUTING -i w0 -j CT --zone 1", "PREROUTING -i w1 -j CT --zone-orig 2", "PREROUTING -s 10.0.0.2/32 -j CT --zone-reply 3",
+			"PREROUTING -d 10.0.0.1/32 -j CT --zone 1", "PREROUTING -s 10.0.0.2/32 -p udp -j CT --notrack", "PREROUTING -d 10.96.0.10/32 -p udp -j CT --notrack",
 			"PREROUTING -i w1 -p udp -m udp --sport 53 -j CT --notrack"))
 	}
 	if m.one(4) {
-		table("mangle", []string{"PREROUTING", "FORWARD", "POSTROUTING"}, m.some(2, "PREROUTING -p udp -m udp --sport 40001 -j MARK --set-xmark 0x1/0xffffffff",
+		table("mangle", []string{"PREROUTING", "FORWARD", "POSTROUTING"}, m.some(3, "PREROUTING -m connmark --mark 0x5 -j MARK --set-xmark 0x1/0xffffffff",
+			"FORWARD -p udp -m udp --dport 53 -j CONNMARK --set-xmark 0x5/0xff", "FORWARD -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff", "PREROUTING -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", "PREROUTING -p udp -m udp --sport 40001 -j MARK --set-xmark 0x1/0xffffffff",
 			"FORWARD -p udp -m udp --sport 400 -j DROP", "POSTROUTING -o w2 -p udp -m udp --sport 900 -j DROP"))
 	}
 	if !m.one(8) {

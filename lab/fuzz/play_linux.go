@@ -3,12 +3,14 @@ package fuzz
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
 	"ctlab/checks/wire"
+	"ctlab/internal/queue"
 )
 
 // play does operations until there is a pause, which it returns, or something that is done elsewhere (slow), or the
@@ -23,7 +25,11 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 		case Rules:
 			return 0, func(ctx context.Context) error { return a.load(ctx, op.Text, op.Noflush) }, false
 		}
-		if err := a.do(op); err != nil {
+		err := a.listen() // the collector may have been here meanwhile
+		if err == nil {
+			err = a.do(op)
+		}
+		if err != nil {
 			a.err = fmt.Errorf("%s: %s: %w", a.s.Name(), op.Kind, err)
 		}
 	}
@@ -38,6 +44,8 @@ func (a *arena) do(op Op) error {
 		return a.answer(op)
 	case Error:
 		return a.tell(op)
+	case Hold, Unhold, Release:
+		return a.holding(op)
 	case Sysctl:
 		return a.set(op.Text)
 	case Delete:
@@ -104,6 +112,9 @@ func (a *arena) answer(op Op) error {
 		return nil
 	}
 	p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
+	if inv, ok := e.packet.Tuple().Inverse(); ok {
+		p.ICMPType = inv.ICMPType
+	}
 	p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""
 	return a.put(e.at(op.Wire), p)
 }
@@ -132,6 +143,82 @@ func (a *arena) tell(op Op) error {
 	return a.put(e.at(op.Wire), p)
 }
 
+// holding lets packets wait on their way, or go on.
+func (a *arena) holding(op Op) error {
+	from := a.tick()
+	switch op.Kind {
+	case Hold:
+		if err := a.queue.Hold(op.Hold); err != nil {
+			return err
+		}
+		a.did(from, trace.Hold, op.Hold.String(), "")
+	case Unhold:
+		if err := a.queue.Unhold(); err != nil {
+			return err
+		}
+		a.did(from, trace.Unhold, "", "")
+	case Release:
+		return a.release(op)
+	}
+	return a.look()
+}
+
+// release lets one of the packets that wait go on.
+func (a *arena) release(op Op) error {
+	waiting, err := a.waiting()
+	if err != nil || len(waiting) == 0 {
+		return err
+	}
+	nth := op.Of%len(waiting) + 1
+	from := a.tick()
+	if err := a.queue.Release(nth, op.Accept); err != nil {
+		return err
+	}
+	if err := a.outside.settle(); err != nil {
+		return err
+	}
+	a.did(from, trace.Release, trace.ReleaseArgs(nth, op.Accept), "")
+	p, ok := wire.Decode(waiting[nth-1].Bytes)
+	if !ok {
+		return fmt.Errorf("what was held is no packet: %x", waiting[nth-1].Bytes)
+	}
+	return a.behind(p)
+}
+
+// waiting are the packets that wait, once the kernel has told of each.
+func (a *arena) waiting() ([]queue.Packet, error) {
+	all, err := a.queued()
+	for err == nil {
+		var known []queue.Packet
+		if known, err = a.queue.Waiting(); err != nil || len(known) >= all {
+			return known, err
+		}
+		select {
+		case <-a.queue.More():
+		case <-time.After(2 * time.Second):
+			err = fmt.Errorf("%d packets wait, %d are known", all, len(known))
+		}
+	}
+	return nil, err
+}
+
+// queued is how many packets wait, as the kernel counts them.
+func (a *arena) queued() (n int, err error) {
+	var b []byte
+	err = a.node.NS.Do(func() (err error) {
+		b, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	var number, reader int
+	if _, err := fmt.Sscan(string(b), &number, &reader, &n); err != nil {
+		return 0, fmt.Errorf("read how many packets wait in %q: %w", b, err)
+	}
+	return n, nil
+}
+
 func (a *arena) set(text string) error {
 	name, value, _ := strings.Cut(text, " ")
 	from := a.tick()
@@ -146,11 +233,11 @@ func (a *arena) delete(of int) error {
 	if len(a.live) == 0 {
 		return nil
 	}
-	t := a.live[of%len(a.live)]
-	_, at, err := a.table.Delete(t, 0)
+	k := a.live[of%len(a.live)]
+	_, at, err := a.table.DeleteKey(k, 0)
 	if err != nil {
 		return err
 	}
-	a.record(span(at), trace.Delete, t.Line(), "")
-	return a.look(t)
+	a.record(span(at), trace.Delete, k.Line(), "")
+	return a.look(k.Tuple)
 }

@@ -30,6 +30,9 @@ const (
 	Delete  Kind = "delete"  // an entry is deleted
 	Flush   Kind = "flush"   // the table is emptied
 	Dump    Kind = "dump"    // the table is read as a whole
+	Hold    Kind = "hold"    // packets of some flows wait on their way from now on
+	Unhold  Kind = "unhold"  // no further packet waits
+	Release Kind = "release" // one that waits goes on, or is dropped
 	Link    Kind = "link"    // a device of the node goes down or up
 	Address Kind = "address" // an address of the node's is taken away, or given back
 )
@@ -43,6 +46,8 @@ type Op struct {
 	Text    string           // rules, or KEY VALUE of a sysctl, or the address
 	Noflush bool
 	Pause   time.Duration
+	Hold    conntrack.Hold
+	Accept  bool // of a release
 	Up      bool // of a link, or an address that comes back
 }
 
@@ -59,6 +64,7 @@ type Scenario struct {
 	Seed    uint64
 	Number  int
 	Wires   []Wire
+	Holds   bool     // packets are held in it
 	Sysctls []string // KEY VALUE
 	Rules   string
 	Ops     []Op

@@ -129,12 +129,17 @@ func (g *Ground) buildLinks() error {
 		}
 		ends := endsOf(spec)
 		at, err := g.clock.during(func() error {
-			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Ends: ends})
+			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Ends: ends, Bare: spec.Wire})
 		})
 		if err != nil {
 			return err
 		}
 		t.connected(at, spec.Port, ends)
+		if spec.Wire {
+			if err := g.openWire(spec, t); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -176,8 +181,10 @@ func (g *Ground) buildAddresses() error {
 			if a == spec.AddressIn(service.FamilyOf(a.Addr())) { // the link brought it
 				continue
 			}
-			if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
-				return err
+			if !spec.Wire {
+				if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
+					return err
+				}
 			}
 			route := lab.Route{To: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Dev: spec.Port}
 			if err := g.Route(spec.Uplink, "add", route); err != nil {

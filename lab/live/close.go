@@ -30,6 +30,9 @@ func (g *Ground) Close(ctx context.Context) (lab.Evidence, error) {
 	close(g.calm) // the last sample of the tick clock is not older than the pace at which they are taken
 	complete := g.origin != 0
 	errs := []error{g.endPrograms(ctx)}
+	for _, w := range g.wires {
+		errs = append(errs, w.close())
+	}
 	for _, t := range g.tracked {
 		if complete {
 			errs = append(errs, t.inventory())

@@ -40,6 +40,8 @@ type Ground struct {
 	waits   time.Duration
 	phases  []lab.Phase
 	built   bool // Build began
+	wires   map[string]*wire
+	lastID  uint16 // of packets that were put on wires
 
 	mu       sync.Mutex // what clients in the background change too
 	used     map[conntrack.Tuple]bool
@@ -54,7 +56,7 @@ var _ play.Ground = (*Ground)(nil)
 
 // New prepares the ground of a lab; nothing is made yet.
 func New(l *lab.Lab) *Ground {
-	return &Ground{lab: l, clock: observe.Monotonic, nodes: map[string]*topology.Node{}, used: map[conntrack.Tuple]bool{},
+	return &Ground{lab: l, clock: observe.Monotonic, nodes: map[string]*topology.Node{}, wires: map[string]*wire{}, used: map[conntrack.Tuple]bool{},
 		sockets: map[*socket]bool{}, servers: map[*server]bool{}, running: map[*running]bool{}, programs: map[*started]bool{}}
 }
 
@@ -64,6 +66,9 @@ func (g *Ground) Ready() error {
 		if err := t.awaitTap(); err != nil {
 			return err
 		}
+	}
+	if err := g.announce(); err != nil {
+		return err
 	}
 	g.origin = g.clock()
 	return nil

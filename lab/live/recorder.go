@@ -265,6 +265,9 @@ func (r *recorder) bound() {
 		if rec.kind == trace.ARP {
 			answered[dev] = rec.from
 		}
+		if rec.kind == trace.Release { // what has not left by now was held or dropped, or is about to leave because of it
+			open = conntrack.Track[int]{}
+		}
 		if rec.kind != trace.Packet && rec.kind != trace.Left {
 			continue
 		}

@@ -14,6 +14,7 @@ import (
 	"ctlab/checks/kernel"
 	"ctlab/checks/observe"
 	"ctlab/checks/trace"
+	"ctlab/internal/queue"
 	"ctlab/lab"
 	"ctlab/topology"
 	"ctlab/topology/service"
@@ -30,6 +31,7 @@ type tracked struct {
 	tapErr error
 	table  *kernel.Table
 	ears   *kernel.Listener
+	queue  *queue.Queue // of packets that are held; nil as long as none were
 	neigh  *observe.Neighbours
 	own    map[netip.Addr]bool // addresses that it has or had
 	ttl    uint8               // net.ipv4.ip_default_ttl
@@ -199,6 +201,9 @@ func (t *tracked) stop() error {
 			err = nil
 		}
 		errs = append(errs, err)
+	}
+	if t.queue != nil {
+		errs = append(errs, t.queue.Close())
 	}
 	if t.ears != nil {
 		heard, lost, err := t.ears.Close()

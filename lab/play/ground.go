@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ctlab/checks"
 	"ctlab/checks/conntrack"
 	"ctlab/lab"
 	"ctlab/topology/service"
@@ -52,6 +53,28 @@ type Ground interface {
 	Ask(ctx context.Context, from []Socket) ([]Reply, error)
 	// Begin lets a client ask in the background, one question after the other.
 	Begin(b Background) (Running, error)
+
+	// Put puts a packet on a wire, and returns it as it was sent when the node at the other end has handled it. One
+	// with a free ip-id gets one that no other has.
+	Put(ctx context.Context, wire string, p checks.Crafted) (conntrack.Packet, error)
+	// Mark is how many packets came to a tracked node and left it so far.
+	Mark(node string) int
+	// Passed are the packets that came to a tracked node and left it since a mark, in their order.
+	Passed(node string, mark int) []lab.Passed
+	// Await lets time pass until enough is true, which is asked again whenever packets passed a tracked node, or
+	// until the limit.
+	Await(ctx context.Context, node string, limit time.Duration, enough func() bool) error
+
+	// Hold lets packets wait on their way through a tracked node, beside those that wait already.
+	Hold(node string, h conntrack.Hold) error
+	// Unhold lets no further packet wait.
+	Unhold(node string) error
+	// Held are the packets that wait, in the order of their arrival.
+	Held(node string) ([]conntrack.Packet, error)
+	// AwaitHeld lets time pass until so many packets wait, or until the limit.
+	AwaitHeld(ctx context.Context, node string, n int, limit time.Duration) error
+	// Release lets the nth of Held go on, counted from 1, or be dropped.
+	Release(node string, nth int, accept bool) error
 
 	// Get reads one entry by its original tuple; nil if there is none.
 	Get(node string, t conntrack.Tuple) (*Read, error)

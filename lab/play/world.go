@@ -204,6 +204,12 @@ func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 		return w.change(s)
 	case lab.Table:
 		return w.table(s, out)
+	case lab.PutPacket:
+		return w.packet(ctx, s, out)
+	case lab.Hold:
+		return w.ground.Hold(s.Nodes[0], s.Hold)
+	case lab.Release:
+		return w.release(ctx, s, out)
 	case lab.Wait:
 		return w.WaitUntil(ctx, out.Began+s.Wait)
 	case lab.Exec:

@@ -78,6 +78,12 @@ func (t *text) said(s *lab.StepResult) []string {
 		return []string{t.backendsSet(s)}
 	case lab.Exec:
 		return programs(out.Programs)
+	case lab.PutPacket:
+		return t.sent(out.Sent)
+	case lab.Hold:
+		return []string{holding(s.Step)}
+	case lab.Release:
+		return t.released(out.Released)
 	case lab.Check:
 		return []string{t.checked(out)}
 	}

@@ -82,6 +82,7 @@ type jsonStep struct {
 	Deleted   []jsonDeleted  `json:"deleted"`              // entries that a cleanup or a conntrack step deleted
 	Program   *jsonProgram   `json:"program,omitempty"`    // what an exec step ran
 	Programs  []jsonRan      `json:"programs"`             // what clients ran that are programs
+	Packets   []jsonPacket   `json:"packets"`              // packets that were put on wires
 	Snapshots []jsonSnapshot `json:"snapshots"`            // tables that were read for a check or for wants
 	Wants     []jsonWant     `json:"wants"`                // each with what there was
 }
@@ -172,6 +173,24 @@ type jsonProgram struct {
 	Exit   int    `json:"exit"`   // exit code
 	Stdout string `json:"stdout"` // what it wrote
 	Stderr string `json:"stderr"` // what it wrote
+}
+
+type jsonPacket struct {
+	Wire      string       `json:"wire"`                // where it was put
+	Node      string       `json:"node"`                // the tracked node at the other end
+	At        int64        `json:"at-ns"`               // when
+	Line      string       `json:"line"`                // the packet in the one line form
+	State     string       `json:"ct,omitempty"`        // ctinfo, invalid or untracked, as the model says; left out where nothing is tracked
+	Left      []jsonPassed `json:"left"`                // what left because of it: itself, or errors about it
+	Dropped   string       `json:"dropped,omitempty"`   // where and why, as the model says
+	Delivered string       `json:"delivered,omitempty"` // what the node's own stack got of it
+	Entry     *jsonSeen    `json:"entry,omitempty"`     // its entry, where a want is about it
+}
+
+type jsonPassed struct {
+	At     int64  `json:"at-ns"`  // when
+	Device string `json:"device"` // of the tracked node
+	Line   string `json:"line"`   // the packet in the one line form
 }
 
 type jsonSnapshot struct {
@@ -340,6 +359,7 @@ func newJSONStep(s lab.StepResult) jsonStep {
 		Deleted: each(out.Deleted, func(d lab.Deleted) jsonDeleted {
 			return jsonDeleted{d.Node, d.Healthy, newJSONEntry(&d.Entry)}
 		}),
+		Packets:   each(out.Sent, newJSONPacket),
 		Snapshots: each(out.Snapshots, newJSONSnapshot),
 		Wants:     each(s.Wants, newJSONWant),
 	}
@@ -356,6 +376,18 @@ func newJSONStep(s lab.StepResult) jsonStep {
 		step.Programs = append(step.Programs, jsonRan{p.Client, p.Node, int64(p.At), int64(p.Took), ran})
 	}
 	return step
+}
+
+func newJSONPacket(s lab.Sent) jsonPacket {
+	p := jsonPacket{Wire: s.Wire, Node: s.Node, At: int64(s.At), Line: s.Packet.Line(), Entry: seenOrNil(s.Entry),
+		Left: each(s.Left(), func(l lab.Passed) jsonPassed { return jsonPassed{int64(l.At), l.Dev, l.Packet.Line()} })}
+	if o := s.Outcome; o != nil {
+		p.State, p.Dropped = o.CT, o.Dropped
+		if o.Delivered != nil {
+			p.Delivered = o.Delivered.Line()
+		}
+	}
+	return p
 }
 
 func newJSONCleanup(c lab.Cleanup) jsonCleanup {

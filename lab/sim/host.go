@@ -12,6 +12,9 @@ func (n *node) receive(d *device, p conntrack.Packet) {
 		n.tracked.receive(d.name, p)
 		return
 	}
+	if n.spec.Wire {
+		return
+	}
 	// A host does not forward, and takes IPv4 packets from its own address for martians (fib_validate_source).
 	if !n.has(p.Dst) || p.Src.Is4() && n.has(p.Src) {
 		return
@@ -24,9 +27,20 @@ func (n *node) input(p conntrack.Packet, looped bool) {
 	switch {
 	case p.About != nil:
 		n.hearError(icmpError{p.ICMPType, p.ICMPCode, *p.About})
+	case p.Bad != "" || p.IsFragment():
+	case p.Proto == conntrack.ICMP && p.ICMPType == echoRequest:
+		n.echo(p)
 	case p.Proto == conntrack.UDP && !n.deliver(p):
-		n.refuse(p, looped)
+		n.refuse(p, portUnreachable, looped)
+	case p.Proto != conntrack.UDP && p.Proto != conntrack.TCP && p.Proto != conntrack.ICMP:
+		n.refuse(p, protUnreachable, looped)
 	}
+}
+
+// echo answers an echo request (icmp_echo in net/ipv4/icmp.c); that is not limited.
+func (n *node) echo(p conntrack.Packet) {
+	p.ICMPType, p.Src, p.Dst, p.ID, p.TTL, p.DF = echoReply, p.Dst, p.Src, n.g.nextID(), n.ttl(p.Src), false
+	n.output(p)
 }
 
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
@@ -35,11 +49,11 @@ const quoteLimit = 576 - ipHeader - icmpHeader
 // quoteLimit6 is the same of ICMPv6: 1280 bytes in all (icmp6_send).
 const quoteLimit6 = 1280 - ipv6Header - icmpHeader
 
-// refuse answers a datagram that nobody reads with port unreachable, as often as the rate limit allows; there
-// is none on lo.
-func (n *node) refuse(p conntrack.Packet, looped bool) {
+// refuse answers a packet that nobody takes with an ICMP error, as often as the rate limit allows; there is none
+// on lo.
+func (n *node) refuse(p conntrack.Packet, code uint8, looped bool) {
 	about := p
-	e := conntrack.Packet{Proto: conntrack.ICMP, ICMPType: unreachable, ICMPCode: portUnreachable, Src: p.Dst, Dst: p.Src,
+	e := conntrack.Packet{Proto: conntrack.ICMP, ICMPType: unreachable, ICMPCode: code, Src: p.Dst, Dst: p.Src,
 		Len: ipHeader + icmpHeader + min(p.Len, quoteLimit), ID: n.g.nextID(), TTL: n.ttl(p.Dst), About: &about}
 	if p.Dst.Is6() {
 		e.Proto, e.ICMPType, e.ICMPCode = conntrack.ICMPv6, unreachable6, portUnreachable6

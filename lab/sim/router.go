@@ -21,6 +21,7 @@ type tracked struct {
 	ns      *model.Namespace
 	records []trace.Record
 	events  []conntrack.Event
+	passed  []lab.Passed
 }
 
 func (g *Ground) track(n *node) *tracked {
@@ -87,6 +88,7 @@ func (t *tracked) record(kind trace.Kind, args, text string) {
 // receive is a packet that arrives on a port.
 func (t *tracked) receive(port string, p conntrack.Packet) {
 	t.record(trace.Packet, port+" "+line(p), "")
+	t.pass(port, false, p)
 	t.handle(t.ns.Packet(t.span(), port, p))
 }
 
@@ -126,6 +128,7 @@ func (t *tracked) handle(o model.Outcome) {
 func (t *tracked) leave(lefts []model.Left) {
 	for _, l := range lefts {
 		t.record(trace.Left, l.Dev+" "+line(l.Packet), "")
+		t.pass(l.Dev, true, l.Packet)
 		t.node.wire(l.Dev, l.Packet)
 	}
 	t.hear()

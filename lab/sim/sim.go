@@ -128,14 +128,23 @@ func (g *Ground) connect(spec *lab.Node) error {
 	var errs []error
 	for _, a := range spec.Gateways() {
 		if a.Is6() {
-			errs = append(errs, router.addAddress(port.name, routerLocal()), n.addAddress(hostDevice, hostLocal()))
+			errs = append(errs, router.addAddress(port.name, routerLocal()))
 		}
 		errs = append(errs, router.addAddress(port.name, single(a)))
 	}
 	for _, a := range spec.Addresses() {
-		errs = append(errs, n.addAddress(hostDevice, a), router.addRoute(lab.Route{To: single(a.Addr()), Dev: port.name}))
+		if !spec.Silent { // else nobody answers for its addresses
+			errs = append(errs, n.addAddress(hostDevice, a))
+		}
+		errs = append(errs, router.addRoute(lab.Route{To: single(a.Addr()), Dev: port.name}))
 	}
 	for _, a := range spec.Gateways() {
+		if spec.Wire {
+			break // it has no stack that could have routes
+		}
+		if a.Is6() {
+			errs = append(errs, n.addAddress(hostDevice, hostLocal()))
+		}
 		errs = append(errs, n.addRoute(lab.Route{To: single(a), Dev: hostDevice}), n.addRoute(defaultRoute(a)))
 	}
 	return errors.Join(errs...)
@@ -143,6 +152,7 @@ func (g *Ground) connect(spec *lab.Node) error {
 
 // Ready begins the clock.
 func (g *Ground) Ready() error {
+	g.announce()
 	g.origin = g.now
 	return nil
 }

@@ -157,7 +157,9 @@ func (n *node) deliver(p conntrack.Packet) bool {
 
 // ICMP types and codes that the simulation names.
 const (
+	echoReply       uint8 = 0
 	unreachable     uint8 = 3
+	echoRequest     uint8 = 8
 	timeExceeded    uint8 = 11
 	parameter       uint8 = 12
 	hostUnreachable uint8 = 1
