@@ -155,8 +155,12 @@ func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 }
 
 // concerns reports whether the order of an act and a packet can matter: a read or deletion of one entry
-// has to do with the packets of its flow, in either direction and on either side of NAT.
+// has to do with the packets of its flow, in either direction and on either side of NAT. Messages of IPv6 discovery are
+// untracked: rules count them, and nothing else comes of them.
 func concerns(act, packet Record) bool {
+	if isDiscovery(packet) {
+		return act.Kind == Rules6 || act.Kind == Hits6
+	}
 	if act.Kind != Get && act.Kind != Delete {
 		return true
 	}
@@ -171,6 +175,15 @@ func concerns(act, packet Record) bool {
 		return true
 	}
 	return p.Proto == t.Proto && (p.Src == t.Src && p.SrcPort == t.SrcPort || p.SrcPort == t.DstPort || p.DstPort == t.SrcPort)
+}
+
+// isDiscovery reports whether a packet is a message of IPv6 discovery.
+func isDiscovery(r Record) bool {
+	if r.Kind != Packet || !strings.Contains(r.Args, " icmpv6 ") {
+		return false
+	}
+	_, p, err := devicePacket(r.Args)
+	return err == nil && p.IsDiscovery()
 }
 
 // foundBy are the records of what a get or dump found: those up to the next read.

@@ -73,7 +73,7 @@ func (w *World) service(s *lab.Service) service.Service {
 		out.Ports = append(out.Ports, service.Port{Name: p.Name, Number: p.Number, Proto: p.Proto, Target: p.Target, NodePort: p.NodePort})
 	}
 	for _, b := range w.backs[s.Name] {
-		out.Backends = append(out.Backends, service.Backend{Name: b, Addr: w.lab.Node(b).Address.Addr()})
+		out.Backends = append(out.Backends, service.Backend{Name: b, Addr: w.lab.Node(b).AddressIn(service.FamilyOf(s.VIP)).Addr()})
 	}
 	return out
 }
