@@ -104,6 +104,8 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			}
 		case f.Packet != nil:
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
+		case f.ARP != nil && !f.Out && isLinkLocal(f.ARP.Sender):
+			continue
 		case f.ARP != nil && !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
 			rec.kind, rec.args = trace.ARP, dev+" "+f.ARP.Sender.String()
 		case f.ARP != nil && f.Out && !f.ARP.Reply:
@@ -115,6 +117,10 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 		r.add(rec)
 	}
 }
+
+// isLinkLocal reports whether an address is one that IPv6 has on each link for itself: no packet is routed to it, so that
+// it does not matter whether that neighbour is known.
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 // isHostUnreachable reports whether a packet says that a neighbour did not answer: ICMP host unreachable, ICMPv6 address
 // unreachable.
@@ -183,7 +189,7 @@ func (r *recorder) lostWhen(dev string, a netip.Addr, heard int64) (from, to int
 func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]string) {
 	for _, n := range lost {
 		dev, ok := devices[n.Ifindex]
-		if !ok {
+		if !ok || isLinkLocal(n.Addr) {
 			continue
 		}
 		from, to := r.lostWhen(dev, n.Addr, n.At)
