@@ -27,9 +27,10 @@ func (r ClashRule) hides() bool { return r == ClashHides || r == ClashMergesCros
 // allowsClash tells the protocols whose packets need not be dropped (struct nf_conntrack_l4proto, allow_clash).
 func allowsClash(proto uint8) bool { return proto == conntrack.UDP || proto == conntrack.UDPLite }
 
-// usesNAT are the bits that nf_nat_used_tuple_new takes for signs of NAT: it means SEQ_ADJUST, but takes the number
-// of that bit, 6, for its value, which is SEEN_REPLY and ASSURED. Seen on 6.18.
-const usesNAT = conntrack.SrcNAT | conntrack.DstNAT | conntrack.SeenReply | conntrack.Assured
+// usesNAT are the bits that nf_nat_used_tuple_new takes for signs of NAT. (It means SEQ_ADJUST as well, which no flow
+// here has. Up to some 6.18 stable release it took the number of that bit for its value, which is SEEN_REPLY and
+// ASSURED: 6.18.2 has that in its source, 6.18.44 does not behave so.)
+const usesNAT = conntrack.SrcNAT | conntrack.DstNAT
 
 // insert is __nf_conntrack_confirm for a packet in original direction with an unconfirmed entry: it goes into the
 // table under both tuples, if they are free. false means that the packet is dropped.

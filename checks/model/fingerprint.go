@@ -27,7 +27,7 @@ func (n *Namespace) Fingerprint() string {
 		fmt.Fprintln(&b, h)
 	}
 	for _, w := range n.waiting {
-		fmt.Fprintln(&b, w.held, w.p.Line(), w.in, w.out, w.hop, w.local, w.info, w.mark, w.zone)
+		fmt.Fprintln(&b, w.held, w.next, w.p.Line(), w.in, w.out, w.hop, w.local, w.info, w.mark, w.zone)
 		if w.ct != nil {
 			fmt.Fprintln(&b, w.ct.fingerprint())
 		}

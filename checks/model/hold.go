@@ -3,18 +3,25 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"ctlab/checks/conntrack"
 )
 
 // Hold lets the packets wait that a hold names, at its place in POSTROUTING, until Release lets each of them go on.
 // It stands beside the holds that are there already. In the kernel it is a rule whose match asks conntrack, so that
-// tracking is on while it stands, and whose target is NFQUEUE.
+// tracking is on while it stands, and whose target is NFQUEUE. The chains for both places are hooked in with the
+// first one, and stay.
 func (n *Namespace) Hold(h conntrack.Hold) { n.holds = append(n.holds, h) }
 
-// Unhold takes all holds away. What waits goes on waiting: in the kernel the rules go and their chains stay
-// (with the hook of a chain the kernel drops all that waits, nf_queue_nf_hook_drop).
-func (n *Namespace) Unhold() { n.holds = nil }
+// Unhold takes all holds away, the rules without their chains. What waits goes on waiting, unless tracking ends with
+// the holds.
+func (n *Namespace) Unhold() {
+	n.holds = nil
+	if !n.trackingBy(n.rules) {
+		n.dropAll()
+	}
+}
 
 // Held are the packets that wait at a hold, as they are there, in the order of their arrival.
 func (n *Namespace) Held() []conntrack.Packet {
@@ -35,15 +42,14 @@ func (n *Namespace) Release(at conntrack.Span, nth int, accept bool) Outcome {
 	}
 	w := n.waiting[nth-1]
 	n.waiting = slices.Delete(slices.Clone(n.waiting), nth-1, nth)
-	place := w.held
 	w.at, w.held = at, ""
 	w.letGo()
 	if !accept {
 		w.drop("nf_reinject", "released to be dropped")
 		return w.outcome(n)
 	}
-	w.say("nf_reinject", "goes on "+string(place))
-	if n.behind(w, place) {
+	w.say("nf_reinject", "goes on")
+	if n.postroutingFrom(w, w.next) {
 		n.output(w)
 	}
 	return w.outcome(n)
@@ -51,7 +57,7 @@ func (n *Namespace) Release(at conntrack.Span, nth int, accept bool) Outcome {
 
 // pause is where a packet may have to wait; false means that it does. nfnetlink_queue drops a packet of an
 // unconfirmed entry that another packet, an error about it, refers to as well (nf_ct_drop_unconfirmed).
-func (n *Namespace) pause(w *walk, place conntrack.HoldPlace) bool {
+func (n *Namespace) pause(w *walk, place conntrack.HoldPlace, hook int) bool {
 	if w.ct == nil || !slices.ContainsFunc(n.holds, func(h conntrack.Hold) bool {
 		return h.Where == place && h.Matches(w.ct.orig, w.info == isNew)
 	}) {
@@ -61,7 +67,7 @@ func (n *Namespace) pause(w *walk, place conntrack.HoldPlace) bool {
 		w.drop("nf_ct_drop_unconfirmed", "its unconfirmed entry belongs to another packet as well")
 		return false
 	}
-	w.held = place
+	w.held, w.next = place, hook+1
 	w.own()
 	w.ct.held++
 	n.waiting = append(slices.Clone(n.waiting), w)
@@ -96,4 +102,75 @@ func (n *Namespace) dropQueued(dev string) {
 		}
 		return gone
 	})
+}
+
+// dropUnhooked drops all packets that wait if a chain is unhooked: the kernel drops then whatever its namespace has
+// queued (__nf_unregister_net_hook, nf_queue_nf_hook_drop). A restore of a table by iptables-nft does that with all
+// of its base chains, even if they are the same as before. Seen on 6.18.
+func (n *Namespace) dropUnhooked(before, now *Ruleset, text string, noflush bool) {
+	for name, t := range before.tables {
+		replaced := !noflush && !n.cfg.Profile.Legacy && names(text, name)
+		for _, c := range t.chains {
+			after := now.tables[name]
+			if c.policy != "" && (replaced || after == nil || after.chain(c.name) == nil) {
+				n.dropAll()
+				return
+			}
+		}
+	}
+	if before.needsConntrack() && !n.trackingBy(now) {
+		n.dropAll()
+	}
+}
+
+// names reports whether a text for iptables-restore has a table.
+func names(text, table string) bool {
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) == "*"+table {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Namespace) dropAll() {
+	for _, w := range n.waiting {
+		w.letGo()
+	}
+	n.waiting = nil
+}
+
+// postroutingHooks are the hooks of POSTROUTING in their order, less the last one, which confirms. A packet that
+// waited goes on behind the place at which its hook stood (nf_reinject takes the number of the next one): if another
+// hook has come in before that meanwhile, its own is the next one once more. Seen on 6.18.
+func postroutingHooks(rs *Ruleset) []string {
+	hooks := []string{string(conntrack.BeforeSNAT), string(conntrack.BeforeConfirm)}
+	if rs.hasNAT() {
+		hooks = slices.Insert(hooks, 1, "nat")
+	}
+	if t := rs.tables["mangle"]; t != nil && t.chain("POSTROUTING") != nil {
+		hooks = slices.Insert(hooks, 0, "mangle")
+	}
+	return hooks
+}
+
+// postroutingFrom runs the hooks of POSTROUTING from the one with a number on; false means that the packet does not
+// leave now.
+func (n *Namespace) postroutingFrom(w *walk, number int) bool {
+	for i, h := range postroutingHooks(n.rulesOf(w)) {
+		if i >= number && !n.postroutingHook(w, h, i) {
+			return false
+		}
+	}
+	return n.confirm(w)
+}
+
+func (n *Namespace) postroutingHook(w *walk, name string, number int) bool {
+	switch name {
+	case "mangle":
+		return n.table(w, name)
+	case "nat":
+		return n.natHook(w, w.hook, srcManip)
+	}
+	return n.pause(w, conntrack.HoldPlace(name), number)
 }

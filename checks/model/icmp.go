@@ -107,8 +107,8 @@ const quoteLimit = 576 - 20 - 8
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
 func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if n.isErrorToStack(about.p) {
-		return // never an error about an error
+	if n.isErrorToStack(about.p) || about.p.Proto == conntrack.ICMP && about.p.Len <= 20 {
+		return // never an error about an error, or about ICMP without a type
 	}
 	r, ok := n.routeOut(about.p.Src)
 	if !ok {

@@ -156,7 +156,7 @@ func TestBestAddress(t *testing.T) {
 		{"10.77.1.2", "10.96.0.10", "10.77.2.2", "10.77.2.3", dstManip, false, "10.77.2.3"},
 	} {
 		tuple := conntrack.Tuple{Proto: conntrack.UDP, Src: netip.MustParseAddr(c.src), Dst: netip.MustParseAddr(c.dst)}
-		got := bestAddress(tuple, c.m, natRange{from: netip.MustParseAddr(c.from), to: netip.MustParseAddr(c.to), persistent: c.persistent})
+		got := bestAddress(tuple, c.m, natRange{from: netip.MustParseAddr(c.from), to: netip.MustParseAddr(c.to), persistent: c.persistent}, 0)
 		if a := [2]netip.Addr{got.Src, got.Dst}[c.m]; a.String() != c.want {
 			t.Errorf("%v: %s", c, a)
 		}

@@ -214,9 +214,11 @@ func (n *Namespace) Load(text string, noflush bool) error { return n.load(n.rule
 func (n *Namespace) Load6(text string, noflush bool) error { return n.load(n.rules6, text, noflush) }
 
 func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
+	before := rs.Clone()
 	if err := rs.Restore(text, noflush); err != nil {
 		return err
 	}
+	n.dropUnhooked(before, rs, text, noflush)
 	if n.cfg.Profile.Legacy {
 		rs.beginTurns(text)
 	}
@@ -334,8 +336,11 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 }
 
 // trackingOf reports whether the conntrack hooks of the packet's family are registered.
-func (n *Namespace) trackingOf(w *walk) bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rulesOf(w).needsConntrack() || len(n.holds) > 0
+func (n *Namespace) trackingOf(w *walk) bool { return n.trackingBy(n.rulesOf(w)) }
+
+// trackingBy reports whether they are with the rules of a family.
+func (n *Namespace) trackingBy(rs *Ruleset) bool {
+	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || len(n.holds) > 0
 }
 
 // Stats are the counters of conntrack -S that have moved.

@@ -54,6 +54,7 @@ type walk struct {
 	steps     []Step
 	dropped   string
 	held      conntrack.HoldPlace // where it waits, or ""
+	next      int                 // the number of the hook behind the one at which it waits
 	shared    bool                // it is an error about a packet that is on its way with the same entry
 	delivered *conntrack.Packet   // what the namespace's own stack got last
 	lefts     []Left              // what leaves because of it
@@ -268,15 +269,7 @@ func (n *Namespace) forward(w *walk) {
 
 func (n *Namespace) postrouting(w *walk) bool {
 	w.hook = "POSTROUTING"
-	return n.table(w, "mangle") && n.pause(w, conntrack.BeforeSNAT) && n.behind(w, conntrack.BeforeSNAT)
-}
-
-// behind is what is left of POSTROUTING behind a place where a packet may have waited.
-func (n *Namespace) behind(w *walk, place conntrack.HoldPlace) bool {
-	if place == conntrack.BeforeSNAT && (!n.natHook(w, w.hook, srcManip) || !n.pause(w, conntrack.BeforeConfirm)) {
-		return false
-	}
-	return n.confirm(w)
+	return n.postroutingFrom(w, 0)
 }
 
 // towards notes where a route leads.

@@ -46,7 +46,7 @@ func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRang
 			return t
 		}
 	}
-	next := bestAddress(cur, m, r)
+	next := bestAddress(cur, m, r, w.ct.zone.id)
 	if !r.random {
 		if r.hasPort {
 			if r.holdsPort(portOf(next, m)) && (r.lo == r.hi || !n.tupleTaken(next, w)) {
@@ -96,8 +96,8 @@ func (n *Namespace) newestFrom(own *entry, t conntrack.Tuple, r natRange) (newes
 }
 
 // bestAddress is find_best_ips_proto: of a range of addresses the one to which the hash of source and
-// destination (of the source alone if persistent) leads.
-func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+// destination, and of the zone (of the source alone if persistent), leads.
+func bestAddress(t conntrack.Tuple, m manip, r natRange, zone uint16) conntrack.Tuple {
 	if !r.from.IsValid() {
 		return t
 	}
@@ -108,7 +108,7 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
 	if r.from != r.to && a.Is4() {
 		var init uint32
 		if !r.persistent {
-			init = word(t.Dst)
+			init = word(t.Dst) ^ uint32(zone)
 		}
 		first := binary.BigEndian.Uint32(r.from.AsSlice())
 		span := binary.BigEndian.Uint32(r.to.AsSlice()) - first + 1
@@ -212,14 +212,18 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 		return true
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
-	if !ok && n.cfg.Profile.ReverseTaken {
+	switch {
+	case !ok && n.cfg.Profile.ReverseLookup:
 		inv, _ := t.Inverse()
-		r, ok = n.findIn(w.ct.zone, inv, w.at)
+		if r, ok = n.findIn(w.ct.zone, inv, w.at); !ok {
+			return false // as if the entry had gone away
+		}
+	case !ok:
+		return false
+	case r.dir != reply:
+		return true
 	}
-	if !ok {
-		return false // as if the entry had gone away
-	}
-	return r.dir != reply || r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
+	return r.e.status&usesNAT != 0 || r.e.orig != w.ct.reply || r.e.reply != w.ct.orig
 }
 
 // maxAttempts is how many ports in a row a search tries at first (NF_NAT_MAX_ATTEMPTS); each further

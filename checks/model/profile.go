@@ -43,8 +43,10 @@ type Profile struct {
 	PrefixRate bool
 	// Clash: what becomes of a packet whose entry cannot go into the table. A packet that joins another entry counts
 	// as clash_resolve from 5.10, as insert_failed before.
-	Clash         ClashRule
-	ReverseTaken  bool // of a tuple that is taken, NAT finds the entry that has it in whichever direction (6.16)
+	Clash ClashRule
+	// ReverseLookup: NAT looks for the entry that has a tuple by its reply tuple too, so that not every flow with NAT
+	// passes for one without (6.16; 50d9ce9679dd).
+	ReverseLookup bool
 	OneVictim     bool // an early drop takes one entry (up to 4.5), else all that one hash chain has
 	CollectsEarly bool // a full table makes the garbage collector take what is not ASSURED (4.12)
 	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
@@ -67,7 +69,7 @@ func profiles() []Profile {
 		{Name: "6.1", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.6", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.12", PrefixRate: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", ReverseTaken: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
+		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
 	}
 }
 

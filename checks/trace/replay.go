@@ -250,10 +250,20 @@ func (run *replay) lookAhead(c model.Choice) int {
 	if err != nil {
 		return 0
 	}
-	for _, r := range run.trace.Records[run.at:] {
-		port, ok := portIn(r, c, &want)
-		if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-			return a
+	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
+	// another packet's.
+	for _, leaving := range []bool{true, false} {
+		if leaving && c.Own {
+			continue
+		}
+		for _, r := range run.trace.Records[run.at:] {
+			if leaving && r.Kind != Left {
+				continue
+			}
+			port, ok := portIn(r, c, &want)
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
+				return a
+			}
 		}
 	}
 	return 0

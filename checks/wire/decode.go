@@ -34,10 +34,7 @@ func decode(b []byte, size int, verify bool) (p conntrack.Packet, ok bool) {
 		return p, true
 	}
 	if d.size < headerSize(p.Proto) {
-		p.Bad = badShort
-		if conntrack.HasPorts(p.Proto) && len(d.b) >= tupleSize(p.Proto) {
-			d.tuple() // its ports are there all the same
-		}
+		d.short()
 		return p, true
 	}
 	if len(d.b) < headerSize(p.Proto) {
@@ -147,9 +144,23 @@ func (d l4Decoder) quoted() {
 	switch {
 	case d.p.Offset > 0:
 	case len(d.b) < tupleSize(d.p.Proto):
-		d.p.Bad = badShort
+		d.short()
 	default:
 		d.tuple()
+	}
+}
+
+// short reads what there is of a packet that ends within its L4 header: its ports, or the type and code of ICMP.
+func (d l4Decoder) short() {
+	d.p.Bad = badShort
+	icmp := d.p.Proto == conntrack.ICMP || d.p.Proto == conntrack.ICMPv6
+	switch {
+	case conntrack.HasPorts(d.p.Proto) && len(d.b) >= tupleSize(d.p.Proto):
+		d.tuple()
+	case icmp && len(d.b) >= 2:
+		d.p.ICMPType, d.p.ICMPCode = d.b[0], d.b[1]
+	case icmp && len(d.b) == 1:
+		d.p.ICMPType = d.b[0]
 	}
 }
 

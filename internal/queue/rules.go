@@ -36,7 +36,14 @@ func (q *Queue) Hold(h conntrack.Hold) error {
 	if h.Src.Is6() || h.Dst.Is6() {
 		family = nftables.TableFamilyIPv6
 	}
-	c := q.chainOf(place{family, h.Where})
+	var c *nftables.Chain
+	// Both chains are made at once: a packet that waits goes on behind the number of its hook, which another chain in
+	// front would change (nf_reinject in net/netfilter/nf_queue.c, 6.18), so that it would be held again.
+	for _, where := range []conntrack.HoldPlace{conntrack.BeforeSNAT, conntrack.BeforeConfirm} {
+		if made := q.chainOf(place{family, where}); where == h.Where {
+			c = made
+		}
+	}
 	q.rules.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: match(h)})
 	if err := q.rules.Flush(); err != nil {
 		return fmt.Errorf("hold packets in %s: %w", q.name, err)

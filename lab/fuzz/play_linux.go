@@ -23,6 +23,9 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 		case Pause:
 			return op.Pause, nil, false
 		case Rules:
+			if a.err = a.releaseAll(); a.err != nil {
+				return 0, nil, true
+			}
 			return 0, func(ctx context.Context) error { return a.load(ctx, op.Text, op.Noflush) }, false
 		}
 		err := a.listen() // the collector may have been here meanwhile
@@ -183,6 +186,20 @@ func (a *arena) release(op Op) error {
 		return fmt.Errorf("what was held is no packet: %x", waiting[nth-1].Bytes)
 	}
 	return a.behind(p)
+}
+
+// releaseAll lets all that waits go on: with the hooks of rules that go, the kernel would drop it.
+func (a *arena) releaseAll() error {
+	for a.queue != nil {
+		waiting, err := a.waiting()
+		if err != nil || len(waiting) == 0 {
+			return err
+		}
+		if err := a.release(Op{Accept: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // waiting are the packets that wait, once the kernel has told of each.
