@@ -181,7 +181,7 @@ func (h *hypothesis) feedTable(r Record) error {
 	case Dump:
 		h.reading, h.single, h.open = nil, false, true
 		for _, p := range n.Dump(r.Span) {
-			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
+			h.reading = append(h.reading, readable{versions: []model.Predicted{p}, optional: p.Undecided})
 		}
 	case Delete:
 		k, err := conntrack.ParseKey(r.Args)
