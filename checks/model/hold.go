@@ -32,6 +32,9 @@ func (n *Namespace) Held() []conntrack.Packet {
 	return out
 }
 
+// Holding reports whether packets are or may be held.
+func (n *Namespace) Holding() bool { return len(n.holds)+len(n.waiting) > 0 }
+
 // Release ends the waiting of the nth packet of Held, counted from 1: it goes on where it was, or is dropped
 // (nf_reinject). It may be held again, at a later place, and is then the last one.
 func (n *Namespace) Release(at conntrack.Span, nth int, accept bool) Outcome {

@@ -219,16 +219,14 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			i := asked
 			asked++
 			opened = append(opened, c)
-			a := 0
-			switch {
-			case i < len(answers):
+			a, tryAll := 0, false
+			if i < len(answers) {
 				a = answers[i]
-			case c.Options > smallChoice || c.Kind == model.ChoosePort:
-				a = run.lookAhead(c)
-			default:
-				for other := 1; other < c.Options; other++ {
-					pending = append(pending, append(slices.Clone(given), other))
-				}
+			} else {
+				a, tryAll = run.answer(c, h)
+			}
+			for other := 1; tryAll && other < c.Options; other++ {
+				pending = append(pending, append(slices.Clone(given), other))
 			}
 			given = append(given, a)
 			return a
@@ -243,12 +241,54 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
-// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
-// entry. The model has declared what is allowed; an answer outside falls back to the first.
-func (run *replay) lookAhead(c model.Choice) int {
+// answer is what to try first, and whether all other answers are to be tried too: those of a small choice, but of a
+// port only if packets are held, of which nothing may ever be seen.
+func (run *replay) answer(c model.Choice, h *hypothesis) (a int, tryAll bool) {
+	small := c.Options <= smallChoice
+	switch {
+	case c.Kind == model.ChoosePort:
+		a, sure := run.lookAhead(c)
+		tryAll = small && !sure && h.ns.Holding()
+		if tryAll {
+			a = 0
+		}
+		return a, tryAll
+	case small:
+		return 0, true
+	case c.Kind == model.ChooseVictim:
+		return run.victim(c), false
+	}
+	return 0, false
+}
+
+// victim finds which entry was deleted early, by the next events.
+func (run *replay) victim(c model.Choice) int {
+	at := run.trace.Records[run.at].end()
+	for _, r := range run.trace.Records[run.at+1:] {
+		if r.Kind == Delete || r.Kind == Flush || r.At > at+lateness {
+			break
+		}
+		if r.Kind != Event {
+			continue
+		}
+		ev, err := conntrack.ParseEvent(r.Args)
+		if err != nil || ev.Kind != conntrack.Destroy || !ev.Entry.Has(conntrack.HasTimeout) {
+			continue
+		}
+		i := slices.IndexFunc(c.Entries, func(e conntrack.Entry) bool { return e.Orig == ev.Entry.Orig && e.Reply == ev.Entry.Reply })
+		if i >= 0 {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// lookAhead finds the answer to a choice of a port in what is seen later of its packet, of which it can be sure, or
+// of its entry. The model has declared what is allowed; an answer outside falls back to the first.
+func (run *replay) lookAhead(c model.Choice) (a int, sure bool) {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
 	// another packet's.
@@ -262,11 +302,11 @@ func (run *replay) lookAhead(c model.Choice) int {
 			}
 			port, ok := portIn(r, c, &want)
 			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-				return a
+				return a, leaving
 			}
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // portIn is the port that a record shows to have been chosen for a packet or its flow.
