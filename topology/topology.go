@@ -191,9 +191,13 @@ func (n *Node) DeleteLink(dev string) error {
 	return nil
 }
 
-// AddAddress gives a device an address, behind those that it has, without a route of its subnet.
+// AddAddress gives a device an address, behind those that it has, without a route of its subnet. On lo the whole
+// subnet is the node's own then, as it is with ip address add (net/ipv4/fib_frontend.c, fib_add_ifaddr).
 func (n *Node) AddAddress(dev string, a netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NOPREFIXROUTE}
+	if dev == Loopback {
+		addr.Flags = 0
+	}
 	if err := n.nl.AddrAdd(n.device(dev), addr); err != nil {
 		return fmt.Errorf("add address %s to %s in %s: %w", a, dev, n.NS.Name(), err)
 	}

@@ -41,6 +41,9 @@ func (n *Namespace) predicted(e *entry) Predicted {
 		Expiry: e.expiry, Serial: e.serial, WhyStatus: e.whyStatus, WhyTimeout: e.whyTimeout, WhyReply: e.whyReply,
 	}
 	e.zone.describe(&p.Entry)
+	if e.made {
+		p.Entry.Unknown = []conntrack.Attr{{Type: 24, Value: noSynproxy}}
+	}
 	if e.acct {
 		p.Entry.Known |= conntrack.HasCounters
 		p.Entry.OrigCount, p.Entry.ReplyCount = e.count[original], e.count[reply]
@@ -123,6 +126,11 @@ func (n *Namespace) Flush(at conntrack.Span) {
 	}
 }
 
+// noSynproxy is CTA_SYNPROXY (24) with its three numbers at 0, as a little-endian kernel writes it: ctnetlink gives each
+// entry that it makes the extension of SYNPROXY (ctnetlink_create_conntrack), and shows it in reads and in the events
+// of its own changes. Seen on 6.18.
+const noSynproxy = "\x08\x00\x01\x00\x00\x00\x00\x00\x08\x00\x02\x00\x00\x00\x00\x00\x08\x00\x03\x00\x00\x00\x00\x00"
+
 // Create makes an entry as ctnetlink does (ctnetlink_create_conntrack); false means that there is one already, or no
 // room. Its stream stamp is zero, so that its first packet after a reply goes straight to the stream timeout.
 func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
@@ -135,7 +143,7 @@ func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
 	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, zone: z, status: ce.Status | conntrack.Confirmed,
 		expiry: at.Add(n.seconds(int64(ce.Timeout))), streamAfter: conntrack.At(-1 << 40), mark: ce.Mark, touched: at,
 		acct: n.sysctl("net.netfilter.nf_conntrack_acct", 0) != 0, events: n.listening,
-		whyStatus: "as created", whyTimeout: "as created", whyReply: "as created"}
+		made: true, whyStatus: "as created", whyTimeout: "as created", whyReply: "as created"}
 	for _, d := range []direction{original, reply} { // nf_conntrack_hash_check_insert
 		if _, taken := n.sitting(e, d, at); taken {
 			return false
@@ -187,6 +195,9 @@ func (n *Namespace) deliverEvents(w *walk, kind conntrack.EventKind) {
 	changed := e.pending
 	e.pending = 0
 	n.report(e, kind, w.at, changed, e.whyStatus)
+	if e.events {
+		n.events[len(n.events)-1].Entry.Unknown = nil // not one of these changes
+	}
 }
 
 // report makes an event about an entry at once (nf_conntrack_eventmask_report).
@@ -206,6 +217,7 @@ func (n *Namespace) destroyEvent(e *entry, why string) {
 	}
 	ev := Event{Kind: conntrack.Destroy, At: e.touched, Predicted: n.predicted(e), Why: why}
 	ev.Entry.Known |= e.showsMark(0)
+	ev.Entry.Unknown = nil
 	ev.Gone, ev.Expired = true, strings.HasPrefix(why, "expired")
 	n.events = append(n.events, ev)
 }

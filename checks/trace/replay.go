@@ -90,6 +90,9 @@ type hypothesis struct {
 	lefts   []model.Left
 	events  []model.Event
 	early   []Record // own packets whose cause is not recorded yet
+	looked  bool     // the trace has ctinfos
+	ctinfos []pendingCT
+	earlyCT []Record // the same of ctinfos
 	ended   bool     // the tap is closed
 	ids     map[int]uint32
 	reading []readable      // what the last read must find
@@ -134,6 +137,7 @@ func split(all []Handled) (givenUp, in []Handled) {
 func Replay(t Trace, profile model.Profile) Report {
 	run := &replay{trace: t, report: Report{Header: t.Header, Profile: profile, Lost: slices.Clone(t.Lost)}}
 	first := &hypothesis{profile: profile, hz: t.HZ, ids: map[int]uint32{}, done: map[*act]int{}}
+	first.looked = t.CTInfo != "" || slices.ContainsFunc(t.Records, func(r Record) bool { return r.Kind == CTInfo })
 	first.ns = model.New(model.Config{Profile: profile, HZ: t.HZ})
 	run.live = []*hypothesis{first}
 	plan := planFor(t.Records)
@@ -219,14 +223,16 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			i := asked
 			asked++
 			opened = append(opened, c)
-			a, tryAll := 0, false
-			if i < len(answers) {
+			a := 0
+			switch {
+			case i < len(answers):
 				a = answers[i]
-			} else {
-				a, tryAll = run.answer(c, h)
-			}
-			for other := 1; tryAll && other < c.Options; other++ {
-				pending = append(pending, append(slices.Clone(given), other))
+			default:
+				all := run.candidates(c)
+				a = all[0]
+				for _, other := range all[1:] {
+					pending = append(pending, append(slices.Clone(given), other))
+				}
 			}
 			given = append(given, a)
 			return a
@@ -241,27 +247,32 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
-// answer is what to try first, and whether all other answers are to be tried too: those of a small choice, but of a
-// port only if packets are held, of which nothing may ever be seen.
-func (run *replay) answer(c model.Choice, h *hypothesis) (a int, tryAll bool) {
-	small := c.Options <= smallChoice
-	switch {
-	case c.Kind == model.ChoosePort:
-		a, sure := run.lookAhead(c)
-		tryAll = small && !sure && h.ns.Holding()
-		if tryAll {
-			a = 0
-		}
-		return a, tryAll
-	case small:
-		return 0, true
-	case c.Kind == model.ChooseVictim:
-		return run.victim(c), false
+// candidates are the answers to a choice that are tried: all of a few; of a number (a port) the one that is seen later. Where
+// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later.
+func (run *replay) candidates(c model.Choice) (all []int) {
+	if c.Kind == model.ChooseVictim && c.Options > smallChoice {
+		return []int{run.victim(c)}
 	}
-	return 0, false
+	if c.Kind == model.ChoosePort || c.Options > smallChoice {
+		if a, ok := run.lookAhead(c); ok {
+			return []int{a}
+		}
+	}
+	for a := range c.Options {
+		if c.Free != nil && !c.Free(a) {
+			continue
+		}
+		if all = append(all, a); c.Options > smallChoice {
+			break
+		}
+	}
+	if all == nil {
+		return []int{0}
+	}
+	return all
 }
 
-// victim finds which entry was deleted early, by the next events.
+// victim finds which entry an early drop took, by the events that follow; 0 where none tells.
 func (run *replay) victim(c model.Choice) int {
 	at := run.trace.Records[run.at].end()
 	for _, r := range run.trace.Records[run.at+1:] {
@@ -283,9 +294,9 @@ func (run *replay) victim(c model.Choice) int {
 	return 0
 }
 
-// lookAhead finds the answer to a choice of a port in what is seen later of its packet, of which it can be sure, or
-// of its entry. The model has declared what is allowed; an answer outside falls back to the first.
-func (run *replay) lookAhead(c model.Choice) (a int, sure bool) {
+// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
+// entry. The model has declared what is allowed.
+func (run *replay) lookAhead(c model.Choice) (answer int, ok bool) {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
 		return 0, false
@@ -301,8 +312,8 @@ func (run *replay) lookAhead(c model.Choice) (a int, sure bool) {
 				continue
 			}
 			port, ok := portIn(r, c, &want)
-			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-				return a, leaving
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
+				return a, true
 			}
 		}
 	}
@@ -408,26 +419,38 @@ func (run *replay) settle(r Record) {
 	run.live = run.live[:1]
 }
 
-// overdue takes out own packets that no input explained in time.
+// overdue takes out own packets that no input explained in time. Errors about fragments whose time ran out wait for
+// the next input, before which the model does not say so.
 func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
-	for len(h.early) > 0 && now-h.early[0].At > lateness {
-		diffs = append(diffs, Difference{h.early[0], "packet", "left", h.early[0].Args, "nothing leaves", ""})
-		h.early = h.early[1:]
+	diffs = h.overdueCTInfo(now)
+	var rest []Record
+	for _, r := range h.early {
+		if now-r.At <= lateness || aboutFragments(r) {
+			rest = append(rest, r)
+			continue
+		}
+		diffs = append(diffs, Difference{r, "packet", "left", r.Args, "nothing leaves", ""})
 	}
+	h.early = rest
 	return diffs
+}
+
+func aboutFragments(r Record) bool {
+	_, p, err := devicePacket(r.Args)
+	return err == nil && p.About != nil && p.ICMPCode == 1 && (p.Proto == conntrack.ICMP && p.ICMPType == 11 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 3)
 }
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
-	h := run.live[0]
+	h, every := run.live[0], run.trace.CTInfo != ""
 	for _, other := range run.live {
-		if len(other.left()) < len(h.left()) {
+		if len(other.left(every)) < len(h.left(every)) {
 			h = other
 		}
 	}
 	rep := &run.report
 	if len(run.trace.Lost) == 0 {
-		rep.Differences = append(rep.Differences, h.left()...)
+		rep.Differences = append(rep.Differences, h.left(every)...)
 	}
 	rep.Reads, rep.Fields = h.reads, h.fields
 	rep.GivenUp, rep.Packets = split(h.packets.list())
@@ -443,9 +466,10 @@ func (run *replay) finish() {
 	}
 }
 
-// left lists what is still expected at the end.
-func (h *hypothesis) left() (diffs []Difference) {
+// left lists what is still expected at the end; of ctinfos only if every one was recorded.
+func (h *hypothesis) left(everyCTInfo bool) (diffs []Difference) {
 	end := Record{}
+	diffs = h.leftCTInfo(everyCTInfo)
 	for _, l := range h.lefts {
 		diffs = append(diffs, Difference{end, "packet", "left", "nothing was seen", PacketArgs(l.Dev, &l.Packet), l.Why})
 	}

@@ -14,6 +14,8 @@ func (h *hypothesis) see(r Record) []Difference {
 	switch r.Kind {
 	case Left:
 		return h.seeLeft(r)
+	case CTInfo:
+		return h.seeCTInfo(r)
 	case Entry:
 		return h.seeEntry(r)
 	case Absent:
@@ -22,9 +24,10 @@ func (h *hypothesis) see(r Record) []Difference {
 		return h.seeDumped(r)
 	case Ended:
 		h.ended = true
+		h.endCTInfo(r.At)
 	case Event:
 		return h.seeEvent(r)
-	case Count, Stats, Hits:
+	case Count, Stats, Hits, Hits6:
 		return h.compareViews(r, []view{h.view(r)})
 	case State:
 		return h.seeState(r)

@@ -145,6 +145,15 @@ func changes(r trace.Record) map[string]trace.Record {
 		number("destination port", `> \S+:(\d+)`, 1)
 		number("length", `len (\d+)`, 1)
 		number("ttl", `ttl (\d+)`, 1)
+	case trace.CTInfo:
+		at := strings.LastIndex(r.Args, " is ")
+		for _, ct := range []string{"new", "established", "related", "established-reply", "related-reply", "untracked", "invalid"} {
+			if ct != r.Args[at+4:] {
+				set("ctinfo "+ct, r.Args[:at+4]+ct, "")
+			}
+		}
+		set("device", "other "+strings.SplitN(r.Args, " ", 2)[1], "")
+		number("source port", `:(\d+) >`, 1)
 	case trace.Entry, trace.Event:
 		entryChanges(r, set, number)
 	case trace.Absent:

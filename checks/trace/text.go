@@ -47,6 +47,9 @@ func writeHeader(w io.Writer, h Header) {
 		fmt.Fprintln(w, "iptables legacy")
 	}
 	fmt.Fprintln(w, "hz", h.HZ)
+	if h.CTInfo != "" {
+		fmt.Fprintln(w, "ctinfo", h.CTInfo)
+	}
 	for _, l := range h.Lost {
 		fmt.Fprintln(w, "lost", l)
 	}
@@ -139,7 +142,7 @@ func (p *parser) text(line string) error {
 	}
 	r := &p.cur.Records[len(p.cur.Records)-1]
 	switch r.Kind {
-	case Rules, Hits, State:
+	case Rules, Rules6, Hits, Hits6, State:
 		r.Text += line + "\n"
 		return nil
 	}
@@ -181,6 +184,8 @@ func (p *parser) header(word, rest string) error {
 			return fmt.Errorf("hz %q: want a number of ticks a second", rest)
 		}
 		h.HZ = n
+	case "ctinfo":
+		h.CTInfo = rest
 	case "lost":
 		h.Lost = append(h.Lost, rest)
 	case "name":
@@ -239,6 +244,8 @@ func checkArgs(r Record) (err error) {
 	switch r.Kind {
 	case Packet, Left:
 		_, _, err = devicePacket(r.Args)
+	case CTInfo:
+		_, err = parseCTInfo(r.Args)
 	case ARP, Neigh:
 		_, _, err = deviceAddr(r.Args)
 	case Address, NoAddress:
@@ -293,7 +300,12 @@ func deviceState(args string) (dev, state string, err error) {
 	case "up", "down", "gone":
 		return dev, state, nil
 	}
-	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone", args)
+	if mtu, ok := strings.CutPrefix(state, "mtu "); ok {
+		if n, err := strconv.Atoi(mtu); err == nil && n > 0 {
+			return dev, state, nil
+		}
+	}
+	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone, or DEV mtu N", args)
 }
 
 // parseSocket reads open|close LOCAL:PORT [> REMOTE:PORT].

@@ -23,9 +23,10 @@ const (
 	ARP       Kind = "arp"        // DEV ADDRESS: a neighbour announced itself
 	Neigh     Kind = "neigh"      // DEV ADDRESS: a neighbour was given up or deleted
 	Rules     Kind = "rules"      // restore|noflush, with the text
+	Rules6    Kind = "rules6"     // the same of ip6tables
 	Sysctl    Kind = "sysctl"     // KEY VALUE
 	Listen    Kind = "listen"     // somebody listens to events from now on
-	Link      Kind = "link"       // DEV up|down|gone
+	Link      Kind = "link"       // DEV up|down|gone, or DEV mtu N, bytes
 	Address   Kind = "address"    // DEV ADDRESS/PREFIX
 	NoAddress Kind = "no-address" // DEV ADDRESS/PREFIX: taken away
 	Routing   Kind = "route"      // TO dev DEV, or TO via ADDRESS dev DEV
@@ -46,6 +47,7 @@ const (
 // Seen: what the namespace was observed to do or to hold.
 const (
 	Left   Kind = "left"   // DEV PACKET: left on a device
+	CTInfo Kind = "ctinfo" // DEV PACKET is CTINFO: what nf_conntrack_in attached to it; DEV is - at LOCAL_OUT
 	Entry  Kind = "entry"  // ENTRY: read by the get or dump before
 	Absent Kind = "absent" // TUPLE: the get before found nothing
 	Dumped Kind = "dumped" // N: the dump before is complete
@@ -53,6 +55,7 @@ const (
 	Count  Kind = "count"  // N: entries in the namespace
 	Stats  Kind = "stats"  // NAME N ...: counters since the namespace was made
 	Hits   Kind = "hits"   // with the text of iptables-save -c
+	Hits6  Kind = "hits6"  // with the text of ip6tables-save -c
 	Ended  Kind = "ended"  // the tap was closed: what leaves from now on is not seen
 	State  Kind = "state"  // sysctl|links|addresses|routes, with one line each
 )
@@ -60,7 +63,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
+	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
 		return true
 	}
 	return false
@@ -68,7 +71,7 @@ func (k Kind) input() bool {
 
 func (k Kind) seen() bool {
 	switch k {
-	case Left, Entry, Absent, Dumped, Event, Count, Stats, Hits, State, Ended:
+	case Left, CTInfo, Entry, Absent, Dumped, Event, Count, Stats, Hits, Hits6, State, Ended:
 		return true
 	}
 	return false
@@ -116,6 +119,7 @@ type Header struct {
 	Assured model.AssuredRule // the one rule that probing decides
 	Legacy  bool              // the rules were those of iptables-legacy
 	HZ      int64
+	CTInfo  string   // by what means the ctinfo of every packet was recorded; "" if not of every one
 	Lost    []string // evidence that was lost; the comparison is inconclusive
 	Names   []Name   // for people
 }
@@ -149,6 +153,14 @@ type Name struct {
 type Trace struct {
 	Header
 	Records []Record
+}
+
+// CTInfoArgs are the arguments of a CTInfo record; dev is "" at LOCAL_OUT.
+func CTInfoArgs(dev string, p *conntrack.Packet, ct string) string {
+	if dev == "" {
+		dev = noDevice
+	}
+	return PacketArgs(dev, p) + isWord + ct
 }
 
 // PacketArgs are the arguments of a Packet or Left record.

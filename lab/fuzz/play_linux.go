@@ -207,8 +207,12 @@ func (a *arena) waiting() ([]queue.Packet, error) {
 	all, err := a.queued()
 	for err == nil {
 		var known []queue.Packet
-		if known, err = a.queue.Waiting(); err != nil || len(known) >= all {
+		known, err = a.queue.Waiting()
+		switch {
+		case err != nil || len(known) == all:
 			return known, err
+		case len(known) > all:
+			return nil, fmt.Errorf("%d packets wait, %d are known: the kernel dropped some", all, len(known))
 		}
 		select {
 		case <-a.queue.More():

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"ctlab/checks/kernel"
@@ -54,6 +55,12 @@ func (g *Ground) limits() (out []string) {
 		out = append(out, "the kernel does not tell its tick by BPF, so that each is known to one more")
 	}
 	for _, t := range g.tracked {
+		if err := t.awaitCTInfo(); err != nil {
+			out = append(out, "ctinfo of packets is not compared: "+causes(err))
+			break // all have the same
+		}
+	}
+	for _, t := range g.tracked {
 		if n := t.ears.Buffer(); n < kernel.EventBuffer {
 			out = append(out, fmt.Sprintf("room for %d events that are not read yet (net.core.rmem_max)", n/kernel.EventCost))
 			break // all have the same
@@ -61,6 +68,9 @@ func (g *Ground) limits() (out []string) {
 	}
 	return out
 }
+
+// causes are several errors in one line.
+func causes(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (g *Ground) build(ctx context.Context) error {
 	for _, step := range []struct {

@@ -4,6 +4,7 @@ package live
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,6 +97,12 @@ func TestOrder(t *testing.T) {
 			arp(r, 13)
 			r.neighbours(neigh(14), devices)
 		}},
+		{"a device goes down and up, and the kernel is not heard", "arp link link arp", func(r *recorder) {
+			arp(r, 1)
+			r.called(moment(10, 11), trace.Link, "app down")
+			r.called(moment(12, 12), trace.Link, "app up")
+			arp(r, 13)
+		}},
 		{"the other end goes down: the kernel notices some time after", "arp neigh+40ms packet", func(r *recorder) {
 			arp(r, 1)
 			r.forgot(loss{at: moment(10, 11), dev: "app", late: true})
@@ -123,6 +130,25 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// Devices have their names, lo too; what came in on a device that nobody knows is left out.
+func TestCTInfoRecords(t *testing.T) {
+	p := conntrack.Packet{Proto: conntrack.UDP, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Len: 28, TTL: 64}
+	var r recorder
+	var seen []observe.CTInfo
+	for i, index := range []int{0, 1, 2, 3} {
+		seen = append(seen, observe.CTInfo{At: int64(i) * ms, Ifindex: index, Packet: p, CT: "new"})
+	}
+	r.ctinfos(seen, map[int]string{2: "app"})
+	var got []string
+	for _, rec := range r.trace(trace.Header{}, ticks(), 0).Records {
+		got = append(got, rec.Args)
+	}
+	line := " " + p.Line() + " is new"
+	if want := []string{"-" + line, "lo" + line, "app" + line}; !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+}
+
 // The kernel acted on a packet before it left, or within a bounded time.
 func TestPacketBound(t *testing.T) {
 	var r recorder
@@ -140,5 +166,27 @@ func TestPacketBound(t *testing.T) {
 		if rec := r.recs[i]; rec.took != want || rec.to-rec.from != want {
 			t.Errorf("record %d took %d ns, want %d", i, rec.took, want)
 		}
+	}
+}
+
+// A packet that is known to be handled, or to wait at a hold, was acted on by then; what leaves when it is released says
+// nothing about when it came.
+func TestPacketBoundByMarksAndHolds(t *testing.T) {
+	var r recorder
+	r.add(packet(1*ms, trace.Packet, 1)) // never leaves
+	r.frames([]observe.Frame{{At: 1*ms + 50_000, Ifindex: 1, ARP: &observe.ARP{Sender: netip.IPv4Unspecified(), Target: netip.MustParseAddr("240.0.0.1")}}},
+		map[int]string{1: "app"}, nil)
+	r.add(packet(2*ms, trace.Packet, 2)) // is held
+	r.heldBy(2*ms+80_000, &conntrack.Packet{Proto: conntrack.UDP, ID: 2})
+	r.called(kernel.Moment{From: 100 * ms, To: 100*ms + 1000}, trace.Release, "1 accept")
+	r.add(packet(100*ms+500, trace.Left, 2))
+	r.trace(trace.Header{}, ticks(), 0)
+	for i, want := range map[int]int64{0: 48_000, 1: 78_000} { // less what is lost in microseconds
+		if rec := r.recs[i]; rec.took != want {
+			t.Errorf("record %d took %d ns, want %d", i, rec.took, want)
+		}
+	}
+	if len(r.recs) != 4 {
+		t.Errorf("%d records: a mark is none", len(r.recs))
 	}
 }

@@ -28,6 +28,10 @@ type tracked struct {
 	tap    *observe.Tap
 	tapped chan struct{} // closed when tap is open, or tapErr says why not
 	tapErr error
+	cts    observe.CTInfos // nil where there is none
+	looks  chan struct{}   // closed when cts is open, or ctsErr says why not
+	ctsErr error
+	ctsBy  string // by what means every ctinfo was recorded; "" if not every one was
 	table  *kernel.Table
 	ears   *kernel.Listener
 	queue  *queue.Queue // of packets that are held; nil as long as none were
@@ -69,6 +73,11 @@ func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
 		defer close(t.tapped)
 		t.tap, t.tapErr = observe.Open(n.NS)
 	}()
+	t.looks = make(chan struct{})
+	go func() {
+		defer close(t.looks)
+		t.cts, t.ctsErr = observe.OpenCTInfos(n.NS)
+	}()
 	if t.neigh, err = observe.WatchNeighbours(n.NS); err != nil {
 		return err
 	}
@@ -92,6 +101,15 @@ func (t *tracked) awaitTap() error {
 	}
 	<-t.tapped
 	return t.tapErr
+}
+
+// awaitCTInfo waits until ctinfos are recorded, or says why they are not.
+func (t *tracked) awaitCTInfo() error {
+	if t.looks == nil {
+		return nil
+	}
+	<-t.looks
+	return t.ctsErr
 }
 
 // recordSysctls records the settings with which the node starts: those that the model asks for, and those
@@ -195,5 +213,21 @@ func (t *tracked) stop() error {
 	if t.table != nil {
 		errs = append(errs, t.table.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, t.stopCTInfo(devices))...)
+}
+
+// stopCTInfo ends the recording of ctinfos. It comes last, so that each packet that the tap saw has been looked at.
+func (t *tracked) stopCTInfo(devices map[int]string) error {
+	if t.awaitCTInfo() != nil || t.cts == nil {
+		return nil // the report says why
+	}
+	seen, lost, err := t.cts.Close()
+	t.rec.ctinfos(seen, devices)
+	if lost == 0 && err == nil {
+		t.ctsBy = t.cts.Source()
+	}
+	if lost > 0 {
+		t.rec.lose("the ctinfo of %d packets was lost", lost)
+	}
+	return err
 }
