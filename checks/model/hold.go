@@ -106,19 +106,18 @@ func (n *Namespace) dropQueued(dev string) {
 
 // dropUnhooked drops all packets that wait if a chain is unhooked: the kernel drops then whatever its namespace has
 // queued (__nf_unregister_net_hook, nf_queue_nf_hook_drop). A restore of a table by iptables-nft does that with all
-// of its base chains, even if they are the same as before. Seen on 6.18.
+// of its base chains, even if they are the same as before; but those of NAT share hooks, which stay as long as there
+// is one (nf_nat_unregister_fn). Seen on 6.18.
 func (n *Namespace) dropUnhooked(rs, before *Ruleset, text string, noflush bool) {
+	gone := before.hasNAT() && !rs.hasNAT() || before.needsConntrack() && !n.tracking(rs)
 	for name, t := range before.tables {
 		replaced := !noflush && !n.cfg.Profile.Legacy && names(text, name)
 		for _, c := range t.chains {
 			after := rs.tables[name]
-			if c.policy != "" && (replaced || after == nil || after.chain(c.name) == nil) {
-				n.dropAll()
-				return
-			}
+			gone = gone || name != "nat" && c.policy != "" && (replaced || after == nil || after.chain(c.name) == nil)
 		}
 	}
-	if before.needsConntrack() && !n.tracking(rs) {
+	if gone {
 		n.dropAll()
 	}
 }

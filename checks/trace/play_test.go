@@ -242,7 +242,13 @@ func (s *story) tellPacket(line string, h Handled) string {
 	if s.brief {
 		return line
 	}
-	for _, st := range o.Steps {
+	steps := o.Steps
+	for i, st := range steps { // what came before it waited was told
+		if h.Record.Kind == Release && st.Func == "nf_reinject" {
+			steps = o.Steps[i:]
+		}
+	}
+	for _, st := range steps {
 		s.say("%s %s: %s", st.Hook, st.Func, st.What)
 	}
 	return line

@@ -440,7 +440,9 @@ func (a *actor) newLink(dev string) error {
 	}
 	a.s.Wires = append(a.s.Wires, Wire{Device: dev})
 	a.inner, a.outer = append(a.inner, inner), append(a.outer, outer.Attrs().Index)
-	return errors.Join(a.outside.nl.LinkSetUp(outer), a.nl.LinkSetUp(inner))
+	// Who does not answer is given up when a story says so, and not before.
+	patient := a.node.NS.WriteSysctl("net.ipv4.neigh."+dev+".mcast_solicit", "600")
+	return errors.Join(patient, a.outside.nl.LinkSetUp(outer), a.nl.LinkSetUp(inner))
 }
 
 // own opens and closes sockets of the node, and sends by them.
