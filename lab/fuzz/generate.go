@@ -18,6 +18,7 @@ type maker struct {
 	servers []netip.Addr
 	id      uint16
 	pieces  []Op // fragments that are still to come
+	loose   bool // nothing may hold tracking on, without which the model does not follow fragments
 }
 
 // vip is an address that no wire has; rules lead it somewhere, or it is nowhere.
@@ -76,12 +77,15 @@ func (m *maker) sysctls() {
 
 // op makes the next operation.
 func (m *maker) op() Op {
+	if m.loose {
+		m.pieces = nil
+	}
 	if len(m.pieces) > 0 && !m.one(3) {
 		op := m.pieces[0]
 		m.pieces = m.pieces[1:]
 		return op
 	}
-	if m.one(25) {
+	if !m.loose && m.one(25) {
 		m.cut()
 	}
 	if m.s.Holds && m.one(4) {
@@ -173,18 +177,6 @@ func (m *maker) host() netip.Addr {
 	return pick(m, m.servers...)
 }
 
-// own reports whether an address is the node's.
-func (m *maker) own(a netip.Addr) bool {
-	for _, w := range m.s.Wires {
-		for _, p := range w.Node {
-			if p.Addr() == a {
-				return true
-			}
-		}
-	}
-	return a.IsLoopback()
-}
-
 // packet is a new packet from one of the wires.
 func (m *maker) packet() Op {
 	m.id++
@@ -200,9 +192,9 @@ func (m *maker) packet() Op {
 	case 0, 1:
 		m.query(&p)
 	case 2: // tracked by its number alone, or nearly
-		p.Proto, p.SrcPort, p.DstPort = pick[uint8](m, 89, 143, 47, 2), 0, 0
-		if p.Proto == 47 && (m.own(p.Dst) || p.Dst == vip) {
-			p.Proto = 89 // whether the kernel itself takes GRE is another question
+		p.Proto, p.SrcPort, p.DstPort = pick[uint8](m, 89, 143, gre, 2), 0, 0
+		if p.Proto == gre && (m.s.own(p.Dst) || p.Dst == vip) {
+			p.Proto = 89
 		}
 	}
 	switch m.IntN(40) {
@@ -314,6 +306,7 @@ func (m *maker) rules() string {
 	if m.one(10) && !m.s.Holds { // without tracking the kernel drops what is held
 		anchor = nil
 	}
+	m.loose = anchor == nil
 	table("filter", []string{"INPUT", "FORWARD", "OUTPUT"}, append(anchor, m.some(2, "FORWARD -m conntrack --ctstate INVALID -j DROP",
 		"FORWARD -s 10.0.0.2/32 -d 10.0.2.2/32 -j DROP", "FORWARD -p udp -m udp --dport 5300 -j REJECT --reject-with icmp-port-unreachable",
 		"FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", "INPUT -p udp -m udp --dport 5300 -j DROP", "FORWARD -i w2 -m conntrack --ctstate NEW -j DROP",

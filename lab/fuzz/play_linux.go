@@ -131,7 +131,7 @@ func (a *arena) answer(op Op) error {
 	}
 	e := a.out[op.Of%len(a.out)]
 	p := e.packet
-	if p.About != nil || p.IsError() || p.IsFragment() {
+	if p.About != nil || p.IsError() || p.IsFragment() || p.Proto == gre && a.s.own(p.Src) {
 		return nil
 	}
 	p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort

@@ -11,6 +11,7 @@ package fuzz
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ctlab/checks/conntrack"
@@ -69,6 +70,19 @@ type Scenario struct {
 	Sysctls []string // KEY VALUE
 	Rules   string
 	Ops     []Op
+}
+
+// gre is a protocol of which nobody can tell whether the node itself takes it.
+const gre = 47
+
+// own reports whether an address is the node's.
+func (s *Scenario) own(a netip.Addr) bool {
+	for _, w := range s.Wires {
+		if slices.ContainsFunc(w.Node, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return true
+		}
+	}
+	return a.IsLoopback()
 }
 
 // Packets counts the packets that the scenario sends.
