@@ -401,12 +401,15 @@ func (e *entry) outside() bool {
 	return e.status.Has(conntrack.Dying) || !e.status.Has(conntrack.Confirmed)
 }
 
-// StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken
-// ports a search for a port met depends on where it started.
+// StatRange is the range in which a counter of conntrack -S must lie. Of "found" it is one, as how many taken
+// ports a search for a port met depends on where it started, and of "error" while the time of fragments runs out.
 func (n *Namespace) StatRange(name string) (least, most uint32) {
 	v := n.stats[name]
-	if name == "found" {
+	switch name {
+	case "found":
 		return v, v + n.foundMore
+	case "error":
+		return v, v + n.expiring()
 	}
 	return v, v
 }

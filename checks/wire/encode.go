@@ -205,6 +205,9 @@ func (l layout) l4() []byte {
 	if p.Offset > 0 {
 		return b
 	}
+	if p.Proto == gre { // version 0, whose tuple has no keys (gre_pkt_to_tuple in net/netfilter/nf_conntrack_proto_gre.c)
+		clear(b[:min(len(b), 2)])
+	}
 	copy(b, l.l4Header(len(b)))
 	if p.About != nil && len(b) > icmpHeader && isError(p) {
 		room := min(l.kept-l.header, len(b)) - icmpHeader
