@@ -180,6 +180,23 @@ func everyStep(t testing.TB) *lab.Lab {
 	return l
 }
 
+// dualStack is a lab whose nodes have both families.
+func dualStack(t testing.TB) *lab.Lab {
+	t.Helper()
+	l, err := lab.ReadFile("testdata/dual-stack.yaml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// Both families on one node, and all that is changed while they talk, in the simulated world.
+func TestDualStackPredicted(t *testing.T) {
+	if r := predict(dualStack(t), seed); r.Verdict() != lab.Pass {
+		t.Errorf("%s\n%s", r.Verdict(), text(t, r))
+	}
+}
+
 // Every kind of step is played in the simulated world, but for the programs that no prediction can run.
 func TestEveryStepPredicted(t *testing.T) {
 	l := everyStep(t)
@@ -188,7 +205,7 @@ func TestEveryStepPredicted(t *testing.T) {
 		kinds[s.Kind] = true
 	}
 	for _, k := range []lab.Kind{lab.Query, lab.Start, lab.Stop, lab.Restart, lab.SetBackends, lab.SetRules, lab.SetSysctl, lab.SetLink,
-		lab.SetAddress, lab.SetRoute, lab.Table, lab.Wait, lab.Exec, lab.Check} {
+		lab.SetAddress, lab.SetRoute, lab.Table, lab.PutPacket, lab.Hold, lab.Release, lab.Wait, lab.Exec, lab.Check} {
 		if !kinds[k] {
 			t.Errorf("no %s step", k)
 		}

@@ -30,6 +30,8 @@ type Choice struct {
 
 	// Of a port: whether it is the destination's, and whether the namespace itself sent the packet.
 	Destination, Own bool
+	// Of a port: whether it is free, so that a search which starts there ends there.
+	Free func(answer int) bool
 
 	Entries []conntrack.Entry // of a victim: what answers from 1 stand for; tuples only
 }

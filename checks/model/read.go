@@ -20,6 +20,7 @@ type Predicted struct {
 	Entry      conntrack.Entry // without Timeout and ID
 	Expiry     conntrack.Span  // the tick at which it expires
 	Serial     int             // tells the entry from a later one with the same tuple
+	Undecided  bool            // in a dump: it may be there or not
 	Gone       bool            // in an event: destroyed
 	Expired    bool            // in an event: destroyed because its time was up
 	WhyStatus  string
@@ -41,6 +42,9 @@ func (n *Namespace) predicted(e *entry) Predicted {
 		Expiry: e.expiry, Serial: e.serial, WhyStatus: e.whyStatus, WhyTimeout: e.whyTimeout, WhyReply: e.whyReply,
 	}
 	e.zone.describe(&p.Entry)
+	if e.made {
+		p.Entry.Unknown = []conntrack.Attr{{Type: 24, Value: noSynproxy}}
+	}
 	if e.acct {
 		p.Entry.Known |= conntrack.HasCounters
 		p.Entry.OrigCount, p.Entry.ReplyCount = e.count[original], e.count[reply]
@@ -78,12 +82,14 @@ func (n *Namespace) GetKey(at conntrack.Span, k conntrack.Key) (Predicted, bool)
 	return p, true
 }
 
-// Dump reads the table (ctnetlink_dump_table); expired entries are evicted and not shown.
+// Dump reads the table (ctnetlink_dump_table); expired entries are evicted and not shown. Whether an entry is expired
+// whose time runs out within the Span is left undecided: Collect takes it, if it was not shown.
 func (n *Namespace) Dump(at conntrack.Span) []Predicted {
 	n.now = at
 	var out []Predicted
 	for _, e := range append([]*entry(nil), n.entries...) {
-		if n.expired(e, at) {
+		undecided := e.expiry.From <= at.To && e.expiry.To > at.From
+		if !undecided && n.expired(e, at) {
 			n.evict(e, "expired")
 			continue
 		}
@@ -93,6 +99,7 @@ func (n *Namespace) Dump(at conntrack.Span) []Predicted {
 		p := n.predicted(e)
 		p.Entry.Known |= conntrack.HasMark | conntrack.HasUse
 		p.Entry.Use = uint32(1 + e.held)
+		p.Undecided = undecided
 		out = append(out, p)
 	}
 	return out
@@ -123,8 +130,14 @@ func (n *Namespace) Flush(at conntrack.Span) {
 	}
 }
 
-// Create makes an entry as ctnetlink does (ctnetlink_create_conntrack); false means that there is one already, or no
-// room. Its stream stamp is zero, so that its first packet after a reply goes straight to the stream timeout.
+// noSynproxy is CTA_SYNPROXY (24) with its three numbers at 0, as a little-endian kernel writes it: ctnetlink gives each
+// entry that it makes the extension of SYNPROXY (ctnetlink_create_conntrack), and shows it in reads and in the events
+// of its own changes. Seen on 6.18.
+const noSynproxy = "\x08\x00\x01\x00\x00\x00\x00\x00\x08\x00\x02\x00\x00\x00\x00\x00\x08\x00\x03\x00\x00\x00\x00\x00"
+
+// Create makes an entry as ctnetlink does (ctnetlink_create_conntrack); false means that there is one already, no
+// room, or a status that no entry can be given. Bits that only the kernel sets, as those of NAT, are left out; no status at all is no
+// request for one. Its stream stamp is zero, so that its first packet after a reply goes straight to the stream timeout.
 func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
 	n.now = at
 	z := zoneOf(&ce)
@@ -132,10 +145,13 @@ func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
 		return false
 	}
 	n.serial++
-	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, zone: z, status: ce.Status | conntrack.Confirmed,
+	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, zone: z, status: conntrack.Confirmed,
 		expiry: at.Add(n.seconds(int64(ce.Timeout))), streamAfter: conntrack.At(-1 << 40), mark: ce.Mark, touched: at,
 		acct: n.sysctl("net.netfilter.nf_conntrack_acct", 0) != 0, events: n.listening,
-		whyStatus: "as created", whyTimeout: "as created", whyReply: "as created"}
+		made: true, whyStatus: "as created", whyTimeout: "as created", whyReply: "as created"}
+	if ce.Status != 0 && e.changeStatus(ce.Status) != nil {
+		return false
+	}
 	for _, d := range []direction{original, reply} { // nf_conntrack_hash_check_insert
 		if _, taken := n.sitting(e, d, at); taken {
 			return false
@@ -187,6 +203,9 @@ func (n *Namespace) deliverEvents(w *walk, kind conntrack.EventKind) {
 	changed := e.pending
 	e.pending = 0
 	n.report(e, kind, w.at, changed, e.whyStatus)
+	if e.events {
+		n.events[len(n.events)-1].Entry.Unknown = nil // not one of these changes
+	}
 }
 
 // report makes an event about an entry at once (nf_conntrack_eventmask_report).
@@ -206,6 +225,7 @@ func (n *Namespace) destroyEvent(e *entry, why string) {
 	}
 	ev := Event{Kind: conntrack.Destroy, At: e.touched, Predicted: n.predicted(e), Why: why}
 	ev.Entry.Known |= e.showsMark(0)
+	ev.Entry.Unknown = nil
 	ev.Gone, ev.Expired = true, strings.HasPrefix(why, "expired")
 	n.events = append(n.events, ev)
 }

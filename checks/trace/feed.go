@@ -3,6 +3,7 @@ package trace
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ctlab/checks/conntrack"
@@ -11,6 +12,7 @@ import (
 
 // apply hands one input to the model and collects what it predicts.
 func (h *hypothesis) apply(r Record) error {
+	h.predict(h.ns.Elapse(r.Span))
 	err := h.feed(r)
 	h.events = append(h.events, h.ns.Events()...)
 	h.predictCTInfo(r.At)
@@ -30,6 +32,9 @@ func (h *hypothesis) feed(r Record) error {
 		}
 		o := n.Packet(r.Span, dev, p)
 		h.predict(o.Left)
+		if p.IsDiscovery() { // of no interest to those who follow packets
+			return nil
+		}
 		h.packets = &trail{Handled{r, dev, p, o}, h.packets}
 	case ARP:
 		dev, a, err := deviceAddr(r.Args)
@@ -48,6 +53,8 @@ func (h *hypothesis) feed(r Record) error {
 		}
 	case Rules:
 		return n.Load(r.Text, r.Args == "noflush")
+	case Rules6:
+		return n.Load6(r.Text, r.Args == "noflush")
 	case Sysctl:
 		key, value, _ := strings.Cut(r.Args, " ")
 		n.Set(key, value)
@@ -61,6 +68,12 @@ func (h *hypothesis) feed(r Record) error {
 		o := n.Send(r.Span, p)
 		h.predict(o.Left)
 		h.packets = &trail{Handled{r, "", p, o}, h.packets}
+	case Discover:
+		dev, p, err := devicePacket(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Discovers(r.Span, dev, p)
 	case Socket:
 		open, s, err := parseSocket(r.Args)
 		switch {
@@ -122,6 +135,9 @@ func (h *hypothesis) feedNetwork(r Record) error {
 			n.DelLink(r.Span, dev)
 		case state == "down":
 			n.Down(r.Span, dev)
+		case strings.HasPrefix(state, "mtu "):
+			mtu, _ := strconv.Atoi(strings.TrimPrefix(state, "mtu ")) // which deviceState has read
+			n.SetMTU(dev, mtu)
 		default:
 			n.SetLink(dev, true)
 		}
@@ -165,7 +181,7 @@ func (h *hypothesis) feedTable(r Record) error {
 	case Dump:
 		h.reading, h.single, h.open = nil, false, true
 		for _, p := range n.Dump(r.Span) {
-			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
+			h.reading = append(h.reading, readable{versions: []model.Predicted{p}, optional: p.Undecided})
 		}
 	case Delete:
 		k, err := conntrack.ParseKey(r.Args)

@@ -26,7 +26,8 @@ const played = "../model/testdata/stories"
 //	given NAME...           the inputs of the files given/NAME, and those that stand below, at time 0
 //	play [brief] [choose=(1,0,...)]
 //	SECONDS [TICKS] INPUT   as in a trace; hits, stats and count ask for what there is to be seen;
-//	                        a packet without len is given len 60 ttl 64 and an ip-id of its own
+//	                        a packet without len is completed (story.Lines)
+//	profiles                what is known of each kernel
 //	replay                  a recording as it stands in a trace; the model is held against what was seen
 //
 // A packet is followed by what it met on its way (not with brief), what left and the events that it caused.
@@ -60,7 +61,7 @@ func isFromKernel(t *testing.T, file string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Contains(string(text), "\n# from kernel ")
+	return strings.Contains("\n"+string(text), "\n# from kernel ")
 }
 
 // story is a namespace that is being told of.
@@ -120,6 +121,15 @@ func (s *story) do(t *testing.T, d *datadriven.TestData) string {
 			}
 		}
 		s.play(s.read(t, d, d.Input))
+	case "profiles":
+		names := model.ProfileNames()
+		for _, name := range names {
+			p, err := model.ProfileFor(name)
+			if err != nil {
+				d.Fatalf(t, "%v", err)
+			}
+			s.say("%+v", p)
+		}
 	case "replay":
 		return s.replay(t, d)
 	default:
@@ -219,6 +229,10 @@ func (s *story) tellPacket(line string, h Handled) string {
 			sep = ", "
 		}
 	}
+	if o.Asked {
+		line += sep + "rules asked"
+		sep = ", "
+	}
 	if o.Local {
 		line += sep + "delivered"
 	}
@@ -228,7 +242,13 @@ func (s *story) tellPacket(line string, h Handled) string {
 	if s.brief {
 		return line
 	}
-	for _, st := range o.Steps {
+	steps := o.Steps
+	for i, st := range steps { // what came before it waited was told
+		if h.Record.Kind == Release && st.Func == "nf_reinject" {
+			steps = o.Steps[i:]
+		}
+	}
+	for _, st := range steps {
 		s.say("%s %s: %s", st.Hook, st.Func, st.What)
 	}
 	return line

@@ -31,6 +31,7 @@ type Report struct {
 	Choices     []model.Choice // what was free, in order
 	Differences []Difference
 	Lost        []string // why the comparison says nothing
+	Cut         bool     // there were too many ways to settle the choices: the right one may not have been followed
 	Packets     []Handled
 	GivenUp     []Handled // packets that waited for a neighbour, when it was given up
 	Modelled    []string  // the model's rule counters at the end, for the story
@@ -49,6 +50,8 @@ type Handled struct {
 func (r Report) Verdict() Verdict {
 	switch {
 	case len(r.Header.Lost) > 0:
+		return Inconclusive
+	case r.Cut:
 		return Inconclusive
 	case len(r.Differences) > 0:
 		return Different
@@ -164,6 +167,7 @@ func Replay(t Trace, profile model.Profile) Report {
 }
 
 func (run *replay) record(r Record) {
+	run.holding = run.holding || r.Kind == Hold
 	if r.Input() {
 		run.input(r)
 	} else {
@@ -173,11 +177,12 @@ func (run *replay) record(r Record) {
 }
 
 type replay struct {
-	trace  Trace
-	at     int
-	live   []*hypothesis
-	opened []*act // what may be happening
-	report Report
+	trace   Trace
+	at      int
+	live    []*hypothesis
+	opened  []*act // what may be happening
+	holding bool   // packets have been held
+	report  Report
 }
 
 // input applies an input to every hypothesis, once for each way of answering the choices that it meets.
@@ -195,6 +200,7 @@ func (run *replay) input(r Record) {
 		next = append(next, forks...)
 	}
 	if len(next) > maxHypotheses {
+		run.report.Cut = true
 		run.lose("more than %d ways to settle the choices at %s", maxHypotheses, r)
 		next = next[:maxHypotheses]
 	}
@@ -227,10 +233,10 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			switch {
 			case i < len(answers):
 				a = answers[i]
-			case c.Options > smallChoice || c.Kind == model.ChoosePort:
-				a = run.lookAhead(c)
 			default:
-				for other := 1; other < c.Options; other++ {
+				all := run.candidates(c)
+				a = all[0]
+				for _, other := range all[1:] {
 					pending = append(pending, append(slices.Clone(given), other))
 				}
 			}
@@ -247,12 +253,64 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 	return out
 }
 
+// candidates are the answers to a choice that are tried: all of a few; of a number (a port) the one that is seen later. Where
+// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later. What is seen of
+// an entry may be another packet's while packets are held: of a few answers all are tried then, that one first.
+func (run *replay) candidates(c model.Choice) (all []int) {
+	if c.Kind == model.ChooseVictim && c.Options > smallChoice {
+		return []int{run.victim(c)}
+	}
+	if c.Kind == model.ChoosePort || c.Options > smallChoice {
+		a, ok, sure := run.lookAhead(c)
+		if ok && (sure || c.Options > smallChoice || !run.holding) {
+			return []int{a}
+		}
+		if ok {
+			all = append(all, a)
+		}
+	}
+	for a := range c.Options {
+		if c.Free != nil && !c.Free(a) || slices.Contains(all, a) {
+			continue
+		}
+		if all = append(all, a); c.Options > smallChoice {
+			break
+		}
+	}
+	if all == nil {
+		return []int{0}
+	}
+	return all
+}
+
+// victim finds which entry an early drop took, by the events that follow; 0 where none tells.
+func (run *replay) victim(c model.Choice) int {
+	at := run.trace.Records[run.at].end()
+	for _, r := range run.trace.Records[run.at+1:] {
+		if r.Kind == Delete || r.Kind == Flush || r.At > at+lateness {
+			break
+		}
+		if r.Kind != Event {
+			continue
+		}
+		ev, err := conntrack.ParseEvent(r.Args)
+		if err != nil || ev.Kind != conntrack.Destroy || !ev.Entry.Has(conntrack.HasTimeout) {
+			continue
+		}
+		i := slices.IndexFunc(c.Entries, func(e conntrack.Entry) bool { return e.Orig == ev.Entry.Orig && e.Reply == ev.Entry.Reply })
+		if i >= 0 {
+			return i + 1
+		}
+	}
+	return 0
+}
+
 // lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
-// entry. The model has declared what is allowed; an answer outside falls back to the first.
-func (run *replay) lookAhead(c model.Choice) int {
+// entry; only the packet itself is sure to be the one. The model has declared what is allowed.
+func (run *replay) lookAhead(c model.Choice) (answer int, ok, sure bool) {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
-		return 0
+		return 0, false, false
 	}
 	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
 	// another packet's.
@@ -265,12 +323,12 @@ func (run *replay) lookAhead(c model.Choice) int {
 				continue
 			}
 			port, ok := portIn(r, c, &want)
-			if a := int(port) - c.First; ok && a >= 0 && a < c.Options {
-				return a
+			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
+				return a, true, leaving
 			}
 		}
 	}
-	return 0
+	return 0, false, false
 }
 
 // portIn is the port that a record shows to have been chosen for a packet or its flow.
@@ -372,14 +430,25 @@ func (run *replay) settle(r Record) {
 	run.live = run.live[:1]
 }
 
-// overdue takes out own packets that no input explained in time.
+// overdue takes out own packets that no input explained in time. Errors about fragments whose time ran out wait for
+// the next input, before which the model does not say so.
 func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
 	diffs = h.overdueCTInfo(now)
-	for len(h.early) > 0 && now-h.early[0].At > lateness {
-		diffs = append(diffs, Difference{h.early[0], "packet", "left", h.early[0].Args, "nothing leaves", ""})
-		h.early = h.early[1:]
+	var rest []Record
+	for _, r := range h.early {
+		if now-r.At <= lateness || aboutFragments(r) {
+			rest = append(rest, r)
+			continue
+		}
+		diffs = append(diffs, Difference{r, "packet", "left", r.Args, "nothing leaves", ""})
 	}
+	h.early = rest
 	return diffs
+}
+
+func aboutFragments(r Record) bool {
+	_, p, err := devicePacket(r.Args)
+	return err == nil && p.About != nil && p.ICMPCode == 1 && (p.Proto == conntrack.ICMP && p.ICMPType == 11 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 3)
 }
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.

@@ -27,7 +27,7 @@ func (h *hypothesis) see(r Record) []Difference {
 		h.endCTInfo(r.At)
 	case Event:
 		return h.seeEvent(r)
-	case Count, Stats, Hits:
+	case Count, Stats, Hits, Hits6:
 		return h.compareViews(r, []view{h.view(r)})
 	case State:
 		return h.seeState(r)
@@ -128,7 +128,13 @@ func (h *hypothesis) seeDumped(r Record) (diffs []Difference) {
 	h.reads++
 	h.fields++
 	for _, rd := range h.reading {
-		if p := rd.versions[0]; !rd.optional {
+		p := rd.versions[0]
+		if p.Undecided { // it was evicted
+			h.ns.Collect(r.Span, &p.Entry)
+			h.events = append(h.events, h.ns.Events()...)
+			h.choices = append(slices.Clip(h.choices), model.Choice{Kind: model.ChooseTiming, Options: 2, Subject: "had " + p.Entry.Orig.Line() + " expired when it was dumped?"})
+		}
+		if !rd.optional {
 			diffs = append(diffs, Difference{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout})
 		}
 	}

@@ -142,7 +142,7 @@ func (p *parser) text(line string) error {
 	}
 	r := &p.cur.Records[len(p.cur.Records)-1]
 	switch r.Kind {
-	case Rules, Hits, State:
+	case Rules, Rules6, Hits, Hits6, State:
 		r.Text += line + "\n"
 		return nil
 	}
@@ -242,7 +242,7 @@ func parseTime(text string) (time.Duration, error) {
 // checkArgs parses the arguments once, so that errors come with their line.
 func checkArgs(r Record) (err error) {
 	switch r.Kind {
-	case Packet, Left:
+	case Packet, Left, Discover:
 		_, _, err = devicePacket(r.Args)
 	case CTInfo:
 		_, err = parseCTInfo(r.Args)
@@ -300,7 +300,12 @@ func deviceState(args string) (dev, state string, err error) {
 	case "up", "down", "gone":
 		return dev, state, nil
 	}
-	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone", args)
+	if mtu, ok := strings.CutPrefix(state, "mtu "); ok {
+		if n, err := strconv.Atoi(mtu); err == nil && n > 0 {
+			return dev, state, nil
+		}
+	}
+	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone, or DEV mtu N", args)
 }
 
 // parseSocket reads open|close LOCAL:PORT [> REMOTE:PORT].

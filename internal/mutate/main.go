@@ -13,6 +13,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -25,8 +27,8 @@ import (
 // What is run for each change, in this order: the first that fails ends it.
 func suites() []suite {
 	return []suite{
-		{pkg: "./checks/trace", run: "^(TestPlay|TestStories|TestModelAccountsForRecordedKernels|TestTraces)$"},
-		{pkg: "./checks/model", run: "^Test"},
+		{pkg: "./checks/trace", tests: "^(TestPlay|TestStories|TestModelAccountsForRecordedKernels|TestTraces)$"},
+		{pkg: "./checks/model", tests: "^Test"},
 	}
 }
 
@@ -39,7 +41,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: mutate [-n COUNT -seed N] [-only REGEXP] PACKAGE-FOLDER")
 		os.Exit(2)
 	}
-	unknown, err := mutate(context.Background(), flag.Arg(0), *n, *seed, *only)
+	m := mutation{dir: flag.Arg(0), suites: suites(), n: *n, seed: *seed, only: *only, out: os.Stdout, progress: os.Stderr}
+	unknown, err := m.run(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(2)
@@ -49,18 +52,28 @@ func main() {
 	}
 }
 
-// mutate tries the changes and reports; unknown is how many survive without a reason.
-func mutate(ctx context.Context, dir string, n int, seed uint64, only string) (unknown int, err error) {
-	filter, err := regexp.Compile(only)
+// mutation is what is to be tried, and where that is told.
+type mutation struct {
+	dir           string // the package's folder
+	suites        []suite
+	n             int // 0: all
+	seed          uint64
+	only          string
+	out, progress io.Writer
+}
+
+// run tries the changes and reports; unknown is how many survive without a reason.
+func (m mutation) run(ctx context.Context) (unknown int, err error) {
+	filter, err := regexp.Compile(m.only)
 	if err != nil {
 		return 0, fmt.Errorf("-only: %w", err)
 	}
-	known, err := readSurvivors(filepath.Join(dir, "testdata", "survivors.txt"))
+	known, err := readSurvivors(filepath.Join(m.dir, "testdata", "survivors.txt"))
 	if err != nil {
 		return 0, err
 	}
 	begin := time.Now()
-	b, err := build(ctx, dir, suites())
+	b, err := build(ctx, m.dir, m.suites)
 	if err != nil {
 		return 0, err
 	}
@@ -69,24 +82,29 @@ func mutate(ctx context.Context, dir string, n int, seed uint64, only string) (u
 	if err != nil {
 		return 0, err
 	}
-	fmt.Fprintf(os.Stderr, "%d changes, %d of them reached; built in %s, a run takes %s\n", len(b.points), len(reached), time.Since(begin).Round(time.Second), b.took.Round(time.Millisecond))
-	chosen := slices.DeleteFunc(slices.Clone(b.points), func(p point) bool { return !filter.MatchString(p.String()) })
-	if n > 0 && n < len(chosen) {
-		fmt.Fprintf(os.Stderr, "a sample of %d, -seed %d\n", n, seed)
-		r := rand.New(rand.NewPCG(seed, 0))
-		r.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
-		chosen = chosen[:n]
-		slices.SortFunc(chosen, func(a, b point) int { return a.id - b.id })
-	}
-	survived := b.try(ctx, chosen, reached)
-	unknown = report(chosen, survived, reached, known)
-	fmt.Printf("%d changes tried, %d killed, %d survive, %d of them without a reason; %s\n",
+	fmt.Fprintf(m.progress, "%d changes, %d of them reached; built in %s, a run takes %s\n", len(b.points), len(reached), time.Since(begin).Round(time.Second), b.took.Round(time.Millisecond))
+	chosen := m.sample(slices.DeleteFunc(slices.Clone(b.points), func(p point) bool { return !filter.MatchString(p.String()) }))
+	survived := b.try(ctx, chosen, reached, m.progress)
+	unknown = m.report(chosen, survived, reached, known)
+	fmt.Fprintf(m.out, "%d changes tried, %d killed, %d survive, %d of them without a reason; %s\n",
 		len(chosen), len(chosen)-len(survived), len(survived), unknown, time.Since(begin).Round(time.Second))
 	return unknown, nil
 }
 
+// sample picks n of the changes.
+func (m mutation) sample(all []point) []point {
+	if m.n == 0 || m.n >= len(all) {
+		return all
+	}
+	fmt.Fprintf(m.progress, "a sample of %d, -seed %d\n", m.n, m.seed)
+	r := rand.New(rand.NewPCG(m.seed, 0))
+	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	slices.SortFunc(all[:m.n], func(a, b point) int { return a.id - b.id })
+	return all[:m.n]
+}
+
 // report prints survivors without a reason, and what of the list is out of date.
-func report(chosen []point, survived, reached map[int]bool, known survivors) (unknown int) {
+func (m mutation) report(chosen []point, survived, reached map[int]bool, known survivors) (unknown int) {
 	for _, p := range chosen {
 		listed := known.has(p.key())
 		switch {
@@ -96,10 +114,13 @@ func report(chosen []point, survived, reached map[int]bool, known survivors) (un
 			if !reached[p.id] {
 				how = " (never reached)"
 			}
-			fmt.Println("survives:", p.String()+how)
+			fmt.Fprintln(m.out, "survives:", p.String()+how)
 		case !survived[p.id] && listed && !known.byPattern(p.key()):
-			fmt.Println("listed, and killed now:", p)
+			fmt.Fprintln(m.out, "listed, and killed now:", p)
 		}
+	}
+	if m.n == 0 && m.only == "" {
+		known.gone(m.out, chosen)
 	}
 	return unknown
 }
@@ -114,6 +135,19 @@ func (s survivors) has(key string) bool { return s.keys[key] || s.byPattern(key)
 
 func (s survivors) byPattern(key string) bool {
 	return slices.ContainsFunc(s.patterns, func(p string) bool { return strings.HasPrefix(key, p) })
+}
+
+// gone says what the list has and the code has not.
+func (s survivors) gone(out io.Writer, all []point) {
+	there := map[string]bool{}
+	for _, p := range all {
+		there[p.key()] = true
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.keys)) {
+		if !there[k] {
+			fmt.Fprintln(out, "listed, and not in the code:", k)
+		}
+	}
 }
 
 // readSurvivors reads a list in which indented lines are changes, below the reason why they survive.

@@ -42,7 +42,8 @@ type rewriter struct {
 type original struct {
 	line  int
 	text  string // on one line
-	right string // of an operator, its right side
+	left  string // of an operator, its sides
+	right string
 }
 
 // rewrite changes a file in place.
@@ -87,7 +88,7 @@ func (r *rewriter) remember(body ast.Node, source []byte) {
 		}
 		o := original{line: r.pkg.Fset.Position(n.Pos()).Line, text: text(n)}
 		if b, ok := n.(*ast.BinaryExpr); ok {
-			o.right = text(b.Y)
+			o.left, o.right = text(b.X), text(b.Y)
 		}
 		r.was[n] = o
 		return true
@@ -153,7 +154,10 @@ func (r *rewriter) constant(c *astutil.Cursor, n ast.Expr, tv types.TypeAndValue
 		if basic, ok := tv.Type.Underlying().(*types.Basic); !ok || basic.Info()&types.IsInteger == 0 {
 			return
 		}
-		if strings.HasSuffix(typ, "Status") || strings.HasSuffix(typ, "Bits") || strings.HasSuffix(typ, "Fields") {
+		if v, exact := constant.Int64Val(tv.Value); exact && v == 0 && isBits(typ) {
+			return
+		}
+		if isBits(typ) {
 			c.Replace(call("mutantBit["+typ+"]", r.add(n, was, "the bit above"), n))
 			return
 		}
@@ -161,6 +165,11 @@ func (r *rewriter) constant(c *astutil.Cursor, n ast.Expr, tv types.TypeAndValue
 		r.add(n, was, was+"-1") // has the next number
 		c.Replace(call("mutantNumber["+typ+"]", id, n))
 	}
+}
+
+// isBits reports whether the numbers of a type are sets of bits.
+func isBits(typ string) bool {
+	return strings.HasSuffix(typ, "Status") || strings.HasSuffix(typ, "Bits") || strings.HasSuffix(typ, "Fields")
 }
 
 // after handles what has parts, when these are done.
@@ -220,7 +229,7 @@ var boundaries = map[token.Token][2]string{
 
 func (r *rewriter) binary(c *astutil.Cursor, n *ast.BinaryExpr) {
 	was := r.was[n].text
-	part := func(op string) string { return strings.Replace(was, " "+n.Op.String()+" ", " "+op+" ", 1) }
+	part := func(op string) string { return r.was[n].left + " " + op + " " + r.was[n].right }
 	switch n.Op {
 	case token.EQL:
 		c.Replace(call("mutantNot", r.add(n, was, part("!=")), n))
@@ -231,13 +240,13 @@ func (r *rewriter) binary(c *astutil.Cursor, n *ast.BinaryExpr) {
 		moved := call(b[0], r.add(n, was, part(b[1])), n.X, n.Y)
 		c.Replace(call("mutantNot", r.add(n, was, "not "+was), moved))
 	case token.LAND, token.LOR:
-		name, other := "mutantAnd", " || "
+		name, other := "mutantAnd", "||"
 		if n.Op == token.LOR {
-			name, other = "mutantOr", " && "
+			name, other = "mutantOr", "&&"
 		}
 		later := &ast.FuncLit{Type: &ast.FuncType{Params: &ast.FieldList{}, Results: &ast.FieldList{List: []*ast.Field{{Type: ast.NewIdent("bool")}}}},
 			Body: &ast.BlockStmt{List: []ast.Stmt{&ast.ReturnStmt{Results: []ast.Expr{n.Y}}}}}
-		c.Replace(call(name, r.add(n, was, "..."+other+r.was[n].right), n.X, later))
+		c.Replace(call(name, r.add(n, was, part(other)), n.X, later))
 	case token.ADD, token.SUB:
 		t, ok := r.pkg.TypesInfo.TypeOf(n).Underlying().(*types.Basic)
 		if ok && t.Info()&types.IsInteger != 0 {

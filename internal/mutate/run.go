@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"go/format"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,8 +25,9 @@ var switches string
 
 // suite is a test binary and which of its tests are run.
 type suite struct {
-	pkg, run string
-	dir, bin string
+	pkg   string // its folder
+	tests string // which of them, a regular expression
+	bin   string
 }
 
 // binaries are the test binaries with all changes in them.
@@ -56,7 +58,6 @@ func build(ctx context.Context, dir string, suites []suite) (b *binaries, err er
 	for i := range b.suites {
 		s := &b.suites[i]
 		s.bin = filepath.Join(b.tmp, strconv.Itoa(i)+".test")
-		s.dir = s.pkg
 		if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", s.bin, s.pkg).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build the tests of %s with the changes: %w\n%s", s.pkg, err, out)
 		}
@@ -108,15 +109,12 @@ func (b *binaries) overlay(ctx context.Context, dir string) (path string, err er
 	return path, os.WriteFile(path, list, 0o600)
 }
 
-// run runs one suite; failed says that a test failed, or did not come to its end in time.
-func (s suite) run1(ctx context.Context, limit time.Duration, env ...string) (out []byte, failed bool) {
+// run runs the tests; failed says that one failed, or did not come to its end in time.
+func (s suite) run(ctx context.Context, limit time.Duration, env ...string) (out []byte, failed bool) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.bin, "-test.failfast", "-test.run", s.run, "-datadriven-quiet")
-	if strings.HasSuffix(s.pkg, "model") {
-		cmd.Args = cmd.Args[:len(cmd.Args)-1]
-	}
-	cmd.Dir = s.dir
+	cmd := exec.CommandContext(ctx, s.bin, "-test.failfast", "-test.run", s.tests)
+	cmd.Dir = s.pkg
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	return out, err != nil
@@ -127,13 +125,13 @@ func (b *binaries) baseline(ctx context.Context) (reached map[int]bool, err erro
 	const patience = time.Minute
 	list := filepath.Join(b.tmp, "reached")
 	for _, s := range b.suites {
-		if out, failed := s.run1(ctx, patience, "MUTANTS_REACHED="+list); failed {
+		if out, failed := s.run(ctx, patience, "MUTANTS_REACHED="+list); failed {
 			return nil, fmt.Errorf("the tests of %s fail without a change:\n%s", s.pkg, out)
 		}
 	}
 	begin := time.Now()
 	for _, s := range b.suites {
-		s.run1(ctx, patience)
+		s.run(ctx, patience)
 	}
 	b.took = time.Since(begin)
 	text, err := os.ReadFile(list)
@@ -152,7 +150,7 @@ func (b *binaries) baseline(ctx context.Context) (reached map[int]bool, err erro
 }
 
 // try tells which changes survive. What is not reached is not run.
-func (b *binaries) try(ctx context.Context, chosen []point, reached map[int]bool) map[int]bool {
+func (b *binaries) try(ctx context.Context, chosen []point, reached map[int]bool, progress io.Writer) map[int]bool {
 	survived := map[int]bool{}
 	var mu sync.Mutex
 	work := make(chan point)
@@ -170,20 +168,20 @@ func (b *binaries) try(ctx context.Context, chosen []point, reached map[int]bool
 	}
 	for i, p := range chosen {
 		if i%100 == 0 {
-			fmt.Fprintf(os.Stderr, "\r%d of %d ", i, len(chosen))
+			fmt.Fprintf(progress, "\r%d of %d ", i, len(chosen))
 		}
 		work <- p
 	}
 	close(work)
 	all.Wait()
-	fmt.Fprintln(os.Stderr)
+	fmt.Fprintln(progress)
 	return survived
 }
 
 func (b *binaries) survives(ctx context.Context, p point) bool {
-	limit := max(10*time.Second, 10*b.took)
+	limit := max(3*time.Second, 10*b.took)
 	for _, s := range b.suites {
-		if _, failed := s.run1(ctx, limit, "MUTANT="+strconv.Itoa(p.id)); failed {
+		if _, failed := s.run(ctx, limit, "MUTANT="+strconv.Itoa(p.id)); failed {
 			return false
 		}
 	}

@@ -22,7 +22,7 @@ type Lines struct {
 var ticksWord = regexp.MustCompile(`^\d+(\.\.\d+)?$`)
 
 // Line completes "SECONDS [TICKS] KIND ARGS" with what a trace has besides: in or seen, the ticks where they follow
-// from the time, and of a packet len 60, ttl 64 and an ip-id of its own. Text below a record, comments and empty
+// from the time, and of a packet len 60, ttl 64, an ip-id of its own, and df if the node itself sends it. Text below a record, comments and empty
 // lines stay as they are.
 func (l *Lines) Line(line string) string {
 	if line == "" || line[0] == '#' || line[0] == '\t' {
@@ -44,18 +44,21 @@ func (l *Lines) Line(line string) string {
 	case "stats", "hits":
 		side = "seen"
 	case "packet", "send":
-		rest = l.packet(rest)
+		rest = l.packet(rest, kind == "send")
 	}
 	return strings.Join([]string{side, at, ticks, rest}, " ")
 }
 
-func (l *Lines) packet(rest string) string {
+func (l *Lines) packet(rest string, own bool) string {
 	l.packets++
 	if strings.Contains(rest, " len ") {
 		return rest
 	}
 	head, bad, broken := strings.Cut(rest, " bad ")
 	rest = fmt.Sprintf("%s len 60 ttl 64 ip-id %d", head, l.packets)
+	if own { // as sockets do (ip_dont_fragment)
+		rest += " df"
+	}
 	if broken {
 		rest += " bad " + bad
 	}

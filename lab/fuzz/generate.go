@@ -103,10 +103,10 @@ func (m *maker) op() Op {
 
 // holding is an operation that has to do with packets that wait on their way.
 func (m *maker) holding() Op {
-	switch m.IntN(8) {
+	switch m.IntN(12) {
 	case 0:
 		return Op{Kind: Unhold}
-	case 1, 2:
+	case 1:
 		h := conntrack.Hold{Where: pick(m, conntrack.BeforeSNAT, conntrack.BeforeConfirm), New: !m.one(4)}
 		if m.one(2) {
 			h.Proto = conntrack.UDP
@@ -119,7 +119,7 @@ func (m *maker) holding() Op {
 		}
 		return Op{Kind: Hold, Hold: h}
 	}
-	return Op{Kind: Release, Of: m.IntN(1 << 16), Accept: !m.one(6)}
+	return Op{Kind: Release, Of: m.IntN(1 << 16), Accept: !m.one(12)}
 }
 
 // pause is long or short: what matters are the moments at which timeouts run out and flows become two seconds old.
@@ -247,7 +247,7 @@ func (m *maker) rules() string {
 		table("nat", []string{"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"}, append(m.destination(), m.source()...))
 	}
 	anchor := []string{"FORWARD -m conntrack --ctstate NEW -m comment --comment \"ctlab anchor\""}
-	if m.one(10) {
+	if m.one(10) && !m.s.Holds { // without tracking the kernel drops what is held
 		anchor = nil
 	}
 	table("filter", []string{"INPUT", "FORWARD", "OUTPUT"}, append(anchor, m.some(2, "FORWARD -m conntrack --ctstate INVALID -j DROP",
@@ -270,7 +270,11 @@ func (m *maker) some(n int, rules ...string) (out []string) {
 // destination are rules of nat PREROUTING.
 func (m *maker) destination() []string {
 	const to = "PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 "
-	switch m.IntN(8) {
+	kind := m.IntN(8)
+	if m.s.Holds && (kind == 1 || kind == 2) {
+		kind = 0 // which backend or port it was is not seen before the packet is released, and others depend on it
+	}
+	switch kind {
 	case 0:
 		return []string{to + "-m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.0.1.1:53", to + "-j DNAT --to-destination 10.0.2.1:53"}
 	case 1:
@@ -290,7 +294,11 @@ func (m *maker) destination() []string {
 // source are rules of nat POSTROUTING.
 func (m *maker) source() []string {
 	dev := pick(m, "-o w1 ", "-o w2 ", "")
-	switch m.IntN(9) {
+	kind := m.IntN(9)
+	if m.s.Holds && (kind == 2 || kind == 3) {
+		kind = 0 // the same of a few ports
+	}
+	switch kind {
 	case 0:
 		return []string{"POSTROUTING " + dev + "-j MASQUERADE"}
 	case 1:

@@ -26,6 +26,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/checks/wire"
 	"ctlab/internal/netns"
+	"ctlab/internal/queue"
 	"ctlab/internal/story"
 	"ctlab/lab/live"
 	"ctlab/topology"
@@ -178,10 +179,83 @@ func (st *stage) add(t *testing.T, s story.Story) {
 		a.todo = a.todo[1:]
 	}
 	if err != nil {
-		t.Fatalf("%s: %v", s.Name, err)
+		t.Errorf("%s: %v", s.Name, err)
+		a.todo, a.err = nil, err
 	}
 }
 
+// end reads everything that there is.
+func (a *actor) end(ctx context.Context) error {
+	for _, k := range []trace.Kind{trace.Dump, trace.Count, trace.Stats, trace.Hits} {
+		if err := a.do(ctx, trace.Record{Kind: k}); err != nil {
+			return err
+		}
+	}
+	return errors.Join(a.see(), a.listen(), a.inventory())
+}
+
+// inventory reads the settings back, so that none can be missing in the recording unnoticed.
+func (a *actor) inventory() error {
+	lines := map[string][]string{}
+	own, err := a.nl.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	for _, addr := range own {
+		if addr.LinkIndex == 1 && !addr.IP.IsLoopback() {
+			lines["addresses"] = append(lines["addresses"], "lo "+addr.IPNet.String())
+		}
+	}
+	for k, w := range a.s.Wires {
+		l, err := a.nl.LinkByIndex(a.inner[k].Attrs().Index)
+		if err != nil {
+			continue // it is gone
+		}
+		state := " down"
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			state = " up"
+		}
+		lines["links"] = append(lines["links"], w.Device+state)
+		addrs, err := a.nl.AddrList(l, unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		for _, addr := range addrs {
+			lines["addresses"] = append(lines["addresses"], w.Device+" "+addr.IPNet.String())
+		}
+		routes, err := a.nl.RouteList(l, unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			via := ""
+			if r.Gw != nil {
+				via = "via " + r.Gw.String() + " "
+			}
+			lines["routes"] = append(lines["routes"], r.Dst.String()+" "+via+"dev "+w.Device)
+		}
+	}
+	var keys []string
+	for _, r := range a.records {
+		if key, _, _ := strings.Cut(r.Args, " "); r.Kind == trace.Sysctl && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	values, err := a.node.NS.ReadSysctls(keys...)
+	if err != nil {
+		return err
+	}
+	for key, value := range values {
+		lines["sysctls"] = append(lines["sysctls"], key+" "+value)
+	}
+	for _, what := range []string{"links", "addresses", "routes", "sysctls"} {
+		slices.Sort(lines[what])
+		a.record(conntrack.At(a.tick()), trace.State, what, strings.Join(lines[what], "\n"))
+	}
+	return nil
+}
+
+// isSetting reports whether a record belongs to what is there before the first packet.
 func isSetting(k trace.Kind) bool {
 	switch k {
 	case trace.Packet, trace.Send, trace.Get, trace.Dump, trace.Create, trace.Delete, trace.Flush:
@@ -216,7 +290,7 @@ func (st *stage) play(t *testing.T) {
 		if a.err != nil {
 			continue
 		}
-		if a.err = errors.Join(a.dump(), a.see(), a.listen(), a.err); a.err != nil {
+		if a.err = errors.Join(a.end(st.ctx), a.err); a.err != nil {
 			t.Errorf("%s: %v", a.s.Rules, a.err)
 		}
 	}
@@ -247,6 +321,8 @@ func (a *actor) do(ctx context.Context, r trace.Record) error {
 		return a.set(r.Args)
 	case trace.Send, trace.Socket:
 		return a.own(r)
+	case trace.Hold, trace.Unhold, trace.Release:
+		return a.wait(r)
 	case trace.Link, trace.Address, trace.NoAddress, trace.Routing, trace.NoRouting, trace.ARP, trace.Neigh:
 		if err := a.network4(r); err != nil {
 			return err
@@ -305,10 +381,17 @@ func (a *actor) network4(r trace.Record) error {
 			return err
 		}
 		addr := &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NOPREFIXROUTE}
-		if r.Kind == trace.NoAddress {
-			return a.nl.AddrDel(a.inner[a.wire(f[0])], addr)
+		if f[0] == topology.Loopback {
+			addr.Flags = 0 // there the route is one of the table local
 		}
-		return a.nl.AddrAdd(a.inner[a.wire(f[0])], addr)
+		l, err := a.nl.LinkByName(f[0])
+		if err != nil {
+			return err
+		}
+		if r.Kind == trace.NoAddress {
+			return a.nl.AddrDel(l, addr)
+		}
+		return a.nl.AddrAdd(l, addr)
 	case trace.Routing, trace.NoRouting:
 		return a.route(f, r.Kind == trace.Routing)
 	}
@@ -357,7 +440,9 @@ func (a *actor) newLink(dev string) error {
 	}
 	a.s.Wires = append(a.s.Wires, Wire{Device: dev})
 	a.inner, a.outer = append(a.inner, inner), append(a.outer, outer.Attrs().Index)
-	return errors.Join(a.outside.nl.LinkSetUp(outer), a.nl.LinkSetUp(inner))
+	// Who does not answer is given up when a story says so, and not before.
+	patient := a.node.NS.WriteSysctl("net.ipv4.neigh."+dev+".mcast_solicit", "600")
+	return errors.Join(patient, a.outside.nl.LinkSetUp(outer), a.nl.LinkSetUp(inner))
 }
 
 // own opens and closes sockets of the node, and sends by them.
@@ -392,6 +477,44 @@ func (a *actor) own(r trace.Record) error {
 	return err
 }
 
+// wait lets packets wait on their way, or go on.
+func (a *actor) wait(r trace.Record) (err error) {
+	from := a.tick()
+	switch r.Kind {
+	case trace.Hold:
+		h, err := conntrack.ParseHold(r.Args)
+		if err != nil {
+			return err
+		}
+		if a.queue == nil {
+			if a.queue, err = queue.Open(a.node.NS); err != nil {
+				return err
+			}
+		}
+		if err := a.queue.Hold(h); err != nil {
+			return err
+		}
+	case trace.Unhold:
+		if err := a.queue.Unhold(); err != nil {
+			return err
+		}
+	default:
+		var nth int
+		var verdict string
+		if _, err := fmt.Sscan(r.Args, &nth, &verdict); err != nil {
+			return err
+		}
+		if _, err := a.waiting(); err != nil {
+			return err
+		}
+		if err := cmp.Or(a.queue.Release(nth, verdict == "accept"), a.outside.settle()); err != nil {
+			return err
+		}
+	}
+	a.did(from, r.Kind, r.Args, "")
+	return nil
+}
+
 // tableDo reads and writes the table.
 func (a *actor) tableDo(r trace.Record) error {
 	switch r.Kind {
@@ -412,14 +535,14 @@ func (a *actor) tableDo(r trace.Record) error {
 	case trace.Create:
 		return a.create(r.Args)
 	}
-	tuple, err := conntrack.ParseTuple(r.Args)
+	k, err := conntrack.ParseKey(r.Args)
 	switch {
 	case err != nil:
 		return err
 	case r.Kind == trace.Get:
-		return a.get(conntrack.Key{Tuple: tuple})
+		return a.get(k)
 	case r.Kind == trace.Delete:
-		_, at, err := a.table.Delete(tuple, 0)
+		_, at, err := a.table.DeleteKey(k, 0)
 		a.record(span(at), trace.Delete, r.Args, "")
 		return err
 	}

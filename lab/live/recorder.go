@@ -27,11 +27,13 @@ type recorder struct {
 	recs   []raw
 	losses []loss
 	probes []probe
-	errors []int64 // when the node itself said that a host is unreachable
+	errors []int64             // when the node itself said that a host is unreachable
+	marks  map[string][]int64  // by device, when it had handled all that came before (see Ground.handled)
+	held   map[packetKey]int64 // when a packet was known to wait at a hold
 	lost   []string
 }
 
-// probe is an ARP request of the node's own.
+// probe is an ARP request, or a neighbour solicitation, of the node's own.
 type probe struct {
 	at   int64
 	dev  string
@@ -90,15 +92,31 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			continue // lo
 		}
 		rec := raw{at: f.At, from: f.At, to: f.At}
+		if f.Discovery != nil { // rules count it
+			first := rec
+			first.kind, first.args = trace.Packet, trace.PacketArgs(dev, f.Discovery)
+			if f.Out {
+				first.kind = trace.Discover
+			}
+			r.add(first)
+		}
 		switch {
 		case f.Packet != nil && f.Out:
 			rec.kind, rec.args = trace.Left, trace.PacketArgs(dev, f.Packet)
-			if f.Packet.Proto == conntrack.ICMP && f.Packet.ICMPType == 3 && f.Packet.ICMPCode == 1 {
+			if isHostUnreachable(f.Packet) {
 				r.errors = append(r.errors, f.At)
 			}
 		case f.Packet != nil:
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
-		case !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
+		case f.ARP != nil && !f.Out && isLinkLocal(f.ARP.Sender):
+			continue
+		case f.ARP != nil && !f.Out && isMark(f.ARP):
+			if r.marks == nil {
+				r.marks = map[string][]int64{}
+			}
+			r.marks[dev] = append(r.marks[dev], f.At)
+			continue
+		case f.ARP != nil && !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
 			rec.kind, rec.args = trace.ARP, dev+" "+f.ARP.Sender.String()
 		case f.ARP != nil && f.Out && !f.ARP.Reply:
 			r.probes = append(r.probes, probe{f.At, dev, f.ARP.Target})
@@ -125,6 +143,16 @@ func (r *recorder) ctinfos(seen []observe.CTInfo, devices map[int]string) {
 
 // loopbackIndex is the index of lo in every namespace (LOOPBACK_IFINDEX in include/net/flow.h).
 const loopbackIndex = 1
+
+// isLinkLocal reports whether an address is one that IPv6 has on each link for itself: no packet is routed to it, so that
+// it does not matter whether that neighbour is known.
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// isHostUnreachable reports whether a packet says that a neighbour did not answer: ICMP host unreachable, ICMPv6 address
+// unreachable.
+func isHostUnreachable(p *conntrack.Packet) bool {
+	return p.Proto == conntrack.ICMP && p.ICMPType == 3 && p.ICMPCode == 1 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 1 && p.ICMPCode == 3
+}
 
 func (r *recorder) events(heard []kernel.Heard) {
 	for _, h := range heard {
@@ -187,7 +215,7 @@ func (r *recorder) lostWhen(dev string, a netip.Addr, heard int64) (from, to int
 func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]string) {
 	for _, n := range lost {
 		dev, ok := devices[n.Ifindex]
-		if !ok {
+		if !ok || isLinkLocal(n.Addr) {
 			continue
 		}
 		from, to := r.lostWhen(dev, n.Addr, n.At)
@@ -262,14 +290,46 @@ const actDelay = 500 * time.Microsecond
 // taken away in the middle: 212 ms were seen. Beyond that it is another packet, with an identification that came again.
 const waitDelay = 250 * time.Millisecond
 
+// packetKey tells a packet from others on its way through the node.
+type packetKey struct {
+	proto uint8
+	id    uint16
+}
+
+// heldBy notes that a packet waits at a hold.
+func (r *recorder) heldBy(at int64, p *conntrack.Packet) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := (packetKey{p.Proto, p.ID}); r.held[k] == 0 {
+		if r.held == nil {
+			r.held = map[packetKey]int64{}
+		}
+		r.held[k] = at
+	}
+}
+
+// actedBy is until when the kernel acted on a packet that came at a moment and is not seen leaving: until it is known to
+// be handled, or for actDelay. What is known in so many nanoseconds is told in microseconds, so that it must not seem
+// later than what came next.
+func (r *recorder) actedBy(came int64, dev string, k packetKey) int64 {
+	const told = int64(2 * time.Microsecond)
+	until := came + int64(actDelay)
+	for _, mark := range r.marks[dev] {
+		if mark >= came {
+			until = min(until, mark-told)
+			break
+		}
+	}
+	if held, ok := r.held[k]; ok && held >= came {
+		until = min(until, held-told)
+	}
+	return max(came, until)
+}
+
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
 // answered on the device by which it left, was acted on before it waited.
 func (r *recorder) bound() {
-	type key struct {
-		proto uint8
-		id    uint16
-	}
-	open := map[key]int{}          // the packet that came and has not left, by its identification
+	open := conntrack.Track[int]{} // the packets that came and have not left
 	answered := map[string]int64{} // when a neighbour on a device was last heard of
 	for i := range r.recs {
 		rec := &r.recs[i]
@@ -278,7 +338,7 @@ func (r *recorder) bound() {
 			answered[dev] = rec.from
 		}
 		if rec.kind == trace.Release { // what has not left by now was held or dropped, or is about to leave because of it
-			clear(open)
+			open = conntrack.Track[int]{}
 		}
 		if rec.kind != trace.Packet && rec.kind != trace.Left {
 			continue
@@ -287,13 +347,13 @@ func (r *recorder) bound() {
 		if err != nil {
 			continue
 		}
-		k := key{p.Proto, p.ID}
 		if rec.kind == trace.Packet {
-			rec.to, rec.took = rec.from+int64(actDelay), int64(actDelay)
-			open[k] = i
+			rec.to = r.actedBy(rec.from, dev, packetKey{p.Proto, p.ID})
+			rec.took = rec.to - rec.from
+			open.Came(i, &p)
 			continue
 		}
-		if in, ok := open[k]; ok {
+		if in, ok := open.Left(&p); ok {
 			came := &r.recs[in]
 			limit := int64(waitDelay)
 			if answered[dev] >= came.from {
@@ -302,7 +362,6 @@ func (r *recorder) bound() {
 			if left := rec.from - came.from; left <= limit {
 				came.to, came.took = rec.from, left
 			}
-			delete(open, k)
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"ctlab/checks/conntrack"
-	"ctlab/checks/model"
 	"ctlab/lab"
 )
 
@@ -26,6 +25,7 @@ type World struct {
 	ended   map[string]time.Duration // when named steps were over
 	served  []lab.Program            // servers that are programs and have ended
 	waited  time.Duration            // for programs, whose time is not ctlab's own
+	marks   map[string][2]int        // by tracked node, how many packets had passed when the step before began, and when this one did
 	started bool                     // Build came to its end
 	built   bool                     // Build began
 
@@ -34,15 +34,12 @@ type World struct {
 
 // tracked is a node whose table is looked at.
 type tracked struct {
-	spec    *lab.Node
-	rules   *model.Ruleset // as loaded, to tell stale entries
-	own     []lab.Rules    // the lab's own rules, as they are now
-	dropped []netip.Addr   // addresses to which a policy drops everything
-	jumps   bool           // FORWARD leads to that policy
-	addrs   map[netip.Addr]bool
-	flows   []flow
-	index   map[conntrack.Tuple]int // of flows
-	checked map[string]uint32       // counters at the last check
+	spec     *lab.Node
+	rulesets []*ruleset // of each family that it speaks
+	addrs    map[netip.Addr]bool
+	flows    []flow
+	index    map[conntrack.Tuple]int // of flows
+	checked  map[string]uint32       // counters at the last check
 }
 
 type server struct {
@@ -65,7 +62,7 @@ type client struct {
 // New prepares a world; nothing is made yet.
 func New(l *lab.Lab, g Ground) *World {
 	return &World{lab: l, ground: newTimed(g), servers: map[string]*server{}, clients: map[string]*client{}, backs: map[string][]string{},
-		asked: map[string]int{}, where: map[netip.Addr]string{}, ended: map[string]time.Duration{}}
+		asked: map[string]int{}, where: map[netip.Addr]string{}, ended: map[string]time.Duration{}, marks: map[string][2]int{}}
 }
 
 // Build makes the network, loads the rules, starts the servers and opens the clients' sockets. The setting's
@@ -96,7 +93,7 @@ func (w *World) Build(ctx context.Context) (lab.Setting, error) {
 func (w *World) look() {
 	for _, n := range w.lab.Nodes {
 		if n.Router {
-			w.tracked = append(w.tracked, &tracked{spec: n, rules: model.NewRuleset(), own: n.Rules, addrs: map[netip.Addr]bool{},
+			w.tracked = append(w.tracked, &tracked{spec: n, rulesets: rulesets(w.lab, n), addrs: map[netip.Addr]bool{},
 				index: map[conntrack.Tuple]int{}, checked: map[string]uint32{}})
 		}
 	}
@@ -107,11 +104,13 @@ func (w *World) look() {
 			}
 			continue
 		}
-		for _, a := range append([]netip.Prefix{n.Address}, n.Also...) {
+		for _, a := range n.Addresses() {
 			w.where[a.Addr()] = n.Name
 		}
 		if t := w.trackedNode(n.Uplink); t != nil {
-			t.addrs[n.Gateway] = true
+			for _, g := range n.Gateways() {
+				t.addrs[g] = true
+			}
 		}
 	}
 	for _, s := range w.lab.Services {
@@ -167,6 +166,7 @@ func (w *World) WaitUntil(ctx context.Context, at time.Duration) error {
 // Do plays one step.
 func (w *World) Do(ctx context.Context, s *lab.Step) (out lab.Outcome, err error) {
 	out.Began = w.Now()
+	w.mark()
 	before, err := w.countersBefore(s)
 	if err == nil {
 		err = w.act(ctx, s, &out)
@@ -213,6 +213,9 @@ func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	case lab.Release:
 		return w.release(ctx, s, out)
 	case lab.Wait:
+		if s.Awaited != nil {
+			return w.awaitPacket(ctx, s, out)
+		}
 		return w.WaitUntil(ctx, out.Began+s.Wait)
 	case lab.Exec:
 		return w.exec(ctx, s, out)

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What the sample's tests see is killed, what they do not see survives, and the list is held against both.
+func TestSample(t *testing.T) {
+	dir := "./testdata/sample"
+	var out strings.Builder
+	m := mutation{dir: dir, suites: []suite{{pkg: dir, tests: "."}}, out: &out, progress: io.Discard}
+	unknown, err := m.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	summary := lines[len(lines)-1]
+	want := []string{
+		"listed, and killed now: sample.go:6: Price: 10 -> 10+1",
+		"survives: sample.go:25: Unused: a -> not a (never reached)",
+		"survives: sample.go:25: Unused: b -> not b (never reached)",
+		"survives: sample.go:25: Unused: a || b -> a && b (never reached)",
+		"listed, and not in the code: sample.go Price: 11 -> 11+1",
+	}
+	if got := lines[:len(lines)-1]; !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if unknown != 3 || !strings.Contains(summary, "6 survive, 3 of them without a reason") {
+		t.Errorf("%d; %s", unknown, summary)
+	}
+}
