@@ -114,7 +114,7 @@ func layOut(p *conntrack.Packet, room, need int) layout {
 		if over := min(l.size, room) - (least + need - 1); over > 0 {
 			l.header = min(least+(over+unit-1)/unit*unit, most)
 		}
-	case p.Offset > 0:
+	case p.IsFragment():
 		l.size = max(p.Len, least)
 	default:
 		l.size = max(p.Len, least+need)
