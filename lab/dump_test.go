@@ -80,8 +80,15 @@ func dumpStep(p func(string, ...any), s *Step) {
 		p("  service %s set %v %t add %v remove %v", s.Service, s.Set, s.HasSet, s.Add, s.Remove)
 	case Wait:
 		p("  wait %s", s.Wait)
+		if s.Awaited != nil {
+			p("  awaited on %s %q", s.On, s.Awaited.Text)
+		}
 	case PutPacket:
 		p("  on %s %s free ip-id %t no sum %t", s.On, s.Packet.Line(), s.Packet.FreeID, s.Packet.NoSum)
+	case Hold:
+		p("  nodes %v hold %s", s.Nodes, s.Hold)
+	case Release:
+		p("  nodes %v packets %d order %v drop %t", s.Nodes, s.Packets, s.Order, s.Drop)
 	case SetSysctl:
 		p("  nodes %v set %v", s.Nodes, s.Sysctls)
 	case SetRules:

@@ -24,10 +24,11 @@ type Near struct {
 
 // judge holds the outcome of a step that was played against its wants.
 func judge(r *Result, s *Step, out *Outcome) []WantResult {
-	if s.Want == nil {
-		return nil
-	}
 	j := newJudgement(r, s, out)
+	j.awaited()
+	if s.Want == nil {
+		return j.results
+	}
 	j.traffic(s.Want.Traffic, r.Judged(s, out), "")
 	if d := s.Want.Deleted; d != nil {
 		j.number(d.Pos, "deleted", *d, int64(len(out.Deleted)), -1)

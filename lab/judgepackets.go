@@ -29,6 +29,19 @@ func (j *judgement) packets() {
 	}
 }
 
+// awaited demands that the packet came that a wait step waits for.
+func (j *judgement) awaited() {
+	w := j.step.Awaited
+	if w == nil {
+		return
+	}
+	res := WantResult{Pos: j.step.Pos, Want: j.step.Title(), OK: j.out.Awaited != nil, Got: "no such packet"}
+	if res.OK {
+		res.Got = j.out.Awaited.Packet.Line()
+	}
+	j.add(res)
+}
+
 // Meets reports whether all packets were seen that a step wants to be seen of the one that was sent.
 func (s *Sent) Meets(l *Lab, step *Step) bool {
 	if step.Want == nil || step.Want.Packet == nil {
@@ -221,10 +234,12 @@ func (r *Result) ask(s *Sent) {
 func droppedAt(dropped string) string {
 	where, _, _ := strings.Cut(dropped, ":")
 	switch where {
-	case "__nf_conntrack_confirm":
+	case "__nf_conntrack_confirm", "nf_ct_resolve_clash":
 		return "confirm"
 	case "ip_route_input", "ip_error", "ip_forward":
 		return "routing"
+	case "__nf_conntrack_alloc":
+		return "conntrack"
 	}
 	return where
 }

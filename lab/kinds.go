@@ -7,12 +7,30 @@ import (
 	"ctlab/checks"
 )
 
+func waitKeys() []key[*stepDraft] {
+	return []key[*stepDraft]{
+		{"on", "the node to which the packet is on its way; of a router: the one to which it came", identifier, func(*decoder, *stepDraft, field) {}},
+	}
+}
+
+// readWait reads a time, or a packet and on whose link it is waited for.
 func readWait(d *decoder, s *stepDraft, f field) {
-	if v := f.value; v.kind == scalar && strings.Contains(v.text, " > ") {
-		d.fail(v, "a time, such as 500ms", "wait: waiting for a packet is not supported yet")
+	on, given := s.own["on"]
+	if v := f.value; v.kind != mapping && !(v.kind == scalar && strings.Contains(v.text, " > ")) {
+		s.Wait = d.duration(f, false)
+		if given {
+			d.fail(on.key, "leave it out", "wait: a time passes everywhere")
+		}
 		return
 	}
-	s.Wait = d.duration(f, false)
+	s.Awaited, _ = d.wantedPacket(f)
+	if !given {
+		d.fail(f.key, "on: NODE", "wait: on whose link?")
+		return
+	}
+	if n := d.oneNode(on); n != nil {
+		s.On = n.Name
+	}
 }
 
 func sysctlKeys() []key[*stepDraft] {

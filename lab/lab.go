@@ -242,7 +242,7 @@ type Step struct {
 
 	Servers  []string // start, stop
 	Server   string   // restart
-	On       string   // restart: the node on which it comes back; packet: the wire
+	On       string   // restart: the node on which it comes back; packet: the wire; wait: the node
 	Death    Death    // restart, stop of a server
 	Reuse    string   // with DeathReuse: the node that gets the address
 	NoFollow bool     // restart: follow: false, services keep their backends
@@ -259,7 +259,8 @@ type Step struct {
 	Order   []int          // release: by the numbers of arrival, from 1; none: all as they came
 	Drop    bool           // release: verdict: drop
 
-	Wait time.Duration // wait
+	Wait    time.Duration      // wait
+	Awaited *checks.PacketWant // wait: a packet towards the node On, or one that comes to it if it is a router
 
 	Nodes   []string          // sysctl, conntrack, check; the one node of rules, link, address, route, exec
 	Sysctls []Sysctl          // sysctl
@@ -301,6 +302,9 @@ func (s *Step) Title() string {
 	case Hold:
 		return "hold " + join(s.Nodes) + " " + s.Text
 	case Wait:
+		if s.Awaited != nil {
+			return "wait " + s.Awaited.Text + " on " + s.On
+		}
 		return "wait " + s.Wait.String()
 	case Exec:
 		return "exec " + join(s.Command.Argv)

@@ -13,7 +13,7 @@ type PacketWant struct {
 	CT      *WordWant // ctinfo
 	Out     []OutWant // where it left, perhaps as what; a router's own name: delivered to its stack
 	Nowhere *Pos      // out: none
-	Dropped *WordWant // where: TABLE CHAIN, routing or confirm
+	Dropped *WordWant // where: TABLE CHAIN, routing, conntrack or confirm
 	Reply   []OutWant // what stacks answered
 	Seen    []SeenWant
 	Entry   *PlacedEntry // the packet's entry
@@ -254,7 +254,7 @@ func packetWants() []key[*wantDraft] {
 			w.packet().CT = &WordWant{d.pos(f.value), d.oneOf(f, ctWords())}
 		}},
 		{"out", "the node towards which it left, or {NODE: PACKET}, or none; a router itself: delivered there", outShape, readOut},
-		{"dropped", "where: TABLE CHAIN, routing, or confirm", droppedShape, readDropped},
+		{"dropped", "where: TABLE CHAIN, routing, conntrack (the table is full), or confirm (another entry has its tuple)", droppedShape, readDropped},
 		{"entry", "its entry, without a tuple perhaps; or none", orNone(either(text, ref("entry"))), readPacketEntry},
 		{"reply", "what the stack of a node answered: {NODE: PACKET}", valuesOf(ref("packet")), func(d *decoder, w *wantDraft, f field) {
 			w.packet().Reply = d.outWants(f)
@@ -309,15 +309,15 @@ func (d *decoder) outWants(f field) []OutWant {
 }
 
 func readDropped(d *decoder, w *wantDraft, f field) {
-	if !d.isScalar(f, "TABLE CHAIN, routing or confirm") {
+	if !d.isScalar(f, "TABLE CHAIN, routing, conntrack or confirm") {
 		return
 	}
 	text := f.value.text
 	table, chain, both := strings.Cut(text, " ")
 	tables, chains := []string{"raw", "mangle", "nat", "filter"}, []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 	switch {
-	case !both && text != "routing" && text != "confirm":
-		d.fail(f.value, "such as: filter FORWARD", "dropped: %s is none of TABLE CHAIN, routing, confirm", checks.Quote(text))
+	case !both && text != "routing" && text != "confirm" && text != "conntrack":
+		d.fail(f.value, "such as: filter FORWARD", "dropped: %s is none of TABLE CHAIN, routing, conntrack, confirm", checks.Quote(text))
 	case both && !slices.Contains(tables, table):
 		d.fail(f.value, "tables: "+some(tables), "dropped: no table %s", checks.Quote(table))
 	case both && !slices.Contains(chains, chain):

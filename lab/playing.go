@@ -71,7 +71,7 @@ func (r *Result) do(ctx context.Context, w World, s *Step, res *StepResult) erro
 
 // bounded plays a step within its deadline. In a simulated world the deadline is on virtual time too.
 func (r *Result) bounded(ctx context.Context, w World, s *Step) (Outcome, error) {
-	if s.Deadline == 0 {
+	if s.Deadline == 0 || s.Awaited != nil { // how long a packet is waited for is part of the step
 		return w.Do(ctx, s)
 	}
 	dctx := ctx

@@ -220,7 +220,7 @@ func outShape() schema { return either(words("none"), identifier, valuesOf(ref("
 func holdShape() schema { return matching(formProtocol + ` +` + formTuple + ` *`) }
 
 func droppedShape() schema {
-	return matching(`routing|confirm|(?:raw|mangle|nat|filter) (?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)`)
+	return matching(`routing|conntrack|confirm|(?:raw|mangle|nat|filter) (?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)`)
 }
 
 // nameForms is a name that is given or referred to.

@@ -54,7 +54,7 @@ func stepKinds() []stepKind {
 		{name: PutPacket, does: "a packet is put on a wire", value: ref("packet"), read: readPacket, keys: packetStepKeys(), packets: true},
 		{name: Hold, does: "packets wait on their way through a node", value: identifier, read: readHold, keys: holdKeys()},
 		{name: Release, does: "packets that wait go on, or are dropped; with the last of them the hold is over", value: identifier, read: readRelease, keys: releaseKeys()},
-		{name: Wait, does: "time passes", value: duration, read: readWait},
+		{name: Wait, does: "time passes, or until a packet is on its way to a node", value: either(duration, ref("packet")), read: readWait, keys: waitKeys()},
 		{name: Exec, does: "a program runs in a node", value: listOf(text), read: readExec, keys: execKeys()},
 		{name: Check, does: "a node's table, counters and events are read", value: oneOrMore(nameOrGlob), read: readCheck, keys: checkKeys()},
 	}, laterKinds("send", "burst")...)

@@ -54,6 +54,7 @@ type Outcome struct {
 	Snapshots    []Snapshot // check, and steps whose wants are about tables
 	Programs     []Program  // what programs did: of an exec step, or of clients that are programs
 	Sent         []Sent     // packets that were put on wires
+	Awaited      *Passed    // wait: the packet that came; nil if none did
 	Released     []Released // packets that waited, in the order in which they were released
 	NotPlayed    string     // why this world cannot play the step; its wants are not judged
 }

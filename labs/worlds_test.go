@@ -188,7 +188,7 @@ func TestEveryStepPredicted(t *testing.T) {
 		kinds[s.Kind] = true
 	}
 	for _, k := range []lab.Kind{lab.Query, lab.Start, lab.Stop, lab.Restart, lab.SetBackends, lab.SetRules, lab.SetSysctl, lab.SetLink,
-		lab.SetAddress, lab.SetRoute, lab.Table, lab.Wait, lab.Exec, lab.Check} {
+		lab.SetAddress, lab.SetRoute, lab.Table, lab.PutPacket, lab.Hold, lab.Release, lab.Wait, lab.Exec, lab.Check} {
 		if !kinds[k] {
 			t.Errorf("no %s step", k)
 		}

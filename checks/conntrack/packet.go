@@ -26,9 +26,12 @@ type Packet struct {
 }
 
 // IsError reports whether the packet is an ICMP error that quotes another packet
-// (nf_conntrack_proto_icmp.c: the types that icmp_error hands to nf_conntrack_inet_error).
+// (nf_conntrack_proto_icmp.c, nf_conntrack_proto_icmpv6.c: the types that are handed to nf_conntrack_inet_error).
 func (p *Packet) IsError() bool {
-	if p.Proto != ICMP {
+	if p.Proto == ICMPv6 && !p.Src.Is4() {
+		return p.ICMPType < 128
+	}
+	if p.Proto != ICMP || !p.Src.Is4() {
 		return false
 	}
 	switch p.ICMPType {

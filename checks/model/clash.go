@@ -25,7 +25,9 @@ const (
 func (r ClashRule) hides() bool { return r == ClashHides || r == ClashMergesCrosswise }
 
 // allowsClash tells the protocols whose packets need not be dropped (struct nf_conntrack_l4proto, allow_clash).
-func allowsClash(proto uint8) bool { return proto == conntrack.UDP || proto == conntrack.UDPLite }
+func (n *Namespace) allowsClash(proto uint8) bool {
+	return proto == conntrack.UDP || proto == conntrack.UDPLite || proto == gre && n.cfg.Profile.GREClash
+}
 
 // usesNAT are the bits that nf_nat_used_tuple_new takes for signs of NAT. (It means SEQ_ADJUST as well, which no flow
 // here has. Up to some 6.18 stable release it took the number of that bit for its value, which is SEEN_REPLY and
@@ -55,7 +57,7 @@ func (n *Namespace) insert(w *walk) bool {
 // resolveClash is nf_ct_resolve_clash: another entry has one of the tuples.
 func (n *Namespace) resolveClash(w *walk, winner ref) bool {
 	rule := n.cfg.Profile.Clash
-	if rule != ClashDrops && allowsClash(w.p.Proto) && (n.merge(w, winner) || rule.hides() && n.hide(w, winner)) {
+	if rule != ClashDrops && n.allowsClash(w.p.Proto) && (n.merge(w, winner) || rule.hides() && n.hide(w, winner)) {
 		return true
 	}
 	n.stats["insert-failed"]++

@@ -32,22 +32,31 @@ func (n *Namespace) Fingerprint() string {
 			fmt.Fprintln(&b, w.ct.fingerprint())
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(n.rules.tables)) {
-		for _, c := range n.rules.tables[name].chains {
-			fmt.Fprintln(&b, name, c.name, c.policy)
-			for _, r := range c.rules {
-				fmt.Fprintln(&b, r.text, r.nth, r.count)
-			}
-		}
-	}
+	n.rules.fingerprint(&b)
+	n.rules6.fingerprint(&b)
 	// fmt prints maps in the order of their keys
 	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.pressed, n.unknown)
+	for _, k := range n.fragKeys() {
+		fmt.Fprintln(&b, k, *n.frags[k])
+	}
+	fmt.Fprintln(&b, n.fragsOf, n.pathMTU)
 	for _, a := range slices.SortedFunc(maps.Keys(n.peers), netip.Addr.Compare) {
 		fmt.Fprintln(&b, a, *n.peers[a])
 	}
 	return b.String()
 }
 
+func (rs *Ruleset) fingerprint(b *strings.Builder) {
+	for _, name := range slices.Sorted(maps.Keys(rs.tables)) {
+		for _, c := range rs.tables[name].chains {
+			fmt.Fprintln(b, name, c.name, c.policy)
+			for _, r := range c.rules {
+				fmt.Fprintln(b, r.text, r.nth, r.count)
+			}
+		}
+	}
+}
+
 func (e *entry) fingerprint() string {
-	return fmt.Sprint(e.orig, e.reply, e.zone, e.status, e.expiry, e.relative, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
+	return fmt.Sprint(e.orig, e.reply, e.zone, e.status, e.expiry, e.relative, e.gre, e.streamAfter, e.acct, e.events, e.count, e.mark, e.pending, e.held, e.masqueraded, e.touched)
 }

@@ -61,11 +61,6 @@ func (n *Namespace) bucket(t conntrack.Tuple, id uint16, z zone) []ref {
 	return out
 }
 
-// find looks a tuple up in the table, in the default zone.
-func (n *Namespace) find(t conntrack.Tuple, at conntrack.Span) (ref, bool) {
-	return n.findIn(zone{}, t, at)
-}
-
 // lookup looks a tuple up in the zone of a packet.
 func (n *Namespace) lookup(w *walk, t conntrack.Tuple) (ref, bool) { return n.findIn(w.zone, t, w.at) }
 

@@ -18,7 +18,7 @@ func (n *Namespace) Hold(h conntrack.Hold) { n.holds = append(n.holds, h) }
 // the holds.
 func (n *Namespace) Unhold() {
 	n.holds = nil
-	if !n.tracking() {
+	if !n.tracking(n.rules) {
 		n.dropAll()
 	}
 }
@@ -106,19 +106,18 @@ func (n *Namespace) dropQueued(dev string) {
 
 // dropUnhooked drops all packets that wait if a chain is unhooked: the kernel drops then whatever its namespace has
 // queued (__nf_unregister_net_hook, nf_queue_nf_hook_drop). A restore of a table by iptables-nft does that with all
-// of its base chains, even if they are the same as before. Seen on 6.18.
-func (n *Namespace) dropUnhooked(before *Ruleset, text string, noflush bool) {
+// of its base chains, even if they are the same as before; but those of NAT share hooks, which stay as long as there
+// is one (nf_nat_unregister_fn). Seen on 6.18.
+func (n *Namespace) dropUnhooked(rs, before *Ruleset, text string, noflush bool) {
+	gone := before.hasNAT() && !rs.hasNAT() || before.needsConntrack() && !n.tracking(rs)
 	for name, t := range before.tables {
 		replaced := !noflush && !n.cfg.Profile.Legacy && names(text, name)
 		for _, c := range t.chains {
-			after := n.rules.tables[name]
-			if c.policy != "" && (replaced || after == nil || after.chain(c.name) == nil) {
-				n.dropAll()
-				return
-			}
+			after := rs.tables[name]
+			gone = gone || name != "nat" && c.policy != "" && (replaced || after == nil || after.chain(c.name) == nil)
 		}
 	}
-	if before.needsConntrack() && !n.tracking() {
+	if gone {
 		n.dropAll()
 	}
 }
@@ -143,12 +142,12 @@ func (n *Namespace) dropAll() {
 // postroutingHooks are the hooks of POSTROUTING in their order, less the last one, which confirms. A packet that
 // waited goes on behind the place at which its hook stood (nf_reinject takes the number of the next one): if another
 // hook has come in before that meanwhile, its own is the next one once more. Seen on 6.18.
-func (n *Namespace) postroutingHooks() []string {
+func (rs *Ruleset) postroutingHooks() []string {
 	hooks := []string{string(conntrack.BeforeSNAT), string(conntrack.BeforeConfirm)}
-	if n.rules.hasNAT() {
+	if rs.hasNAT() {
 		hooks = slices.Insert(hooks, 1, "nat")
 	}
-	if t := n.rules.tables["mangle"]; t != nil && t.chain("POSTROUTING") != nil {
+	if t := rs.tables["mangle"]; t != nil && t.chain("POSTROUTING") != nil {
 		hooks = slices.Insert(hooks, 0, "mangle")
 	}
 	return hooks
@@ -157,7 +156,7 @@ func (n *Namespace) postroutingHooks() []string {
 // postroutingFrom runs the hooks of POSTROUTING from the one with a number on; false means that the packet does not
 // leave now.
 func (n *Namespace) postroutingFrom(w *walk, number int) bool {
-	for i, h := range n.postroutingHooks() {
+	for i, h := range n.rulesOf(w).postroutingHooks() {
 		if i >= number && !n.postroutingHook(w, h, i) {
 			return false
 		}

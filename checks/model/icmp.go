@@ -80,8 +80,8 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	if !w.ct.status.Has(bit) || w.p.About == nil {
 		return true
 	}
-	if w.p.QuotedL4() < l4ToRewrite {
-		w.drop("nf_nat_icmp_reply_translation", "the quote ends within the ports' header, which cannot be rewritten")
+	if needsHeader(w.p.About) && w.p.QuotedL4() < l4ToRewrite {
+		w.drop("nf_nat_icmp_reply_translation", "too little is quoted")
 		return false
 	}
 	other := w.ct.orig
@@ -96,8 +96,8 @@ func (n *Namespace) icmpReplyTranslation(w *walk, m manip) bool {
 	return true
 }
 
-// l4ToRewrite is how much of a quoted L4 header must be there for its ports to be rewritten, in bytes (udp_manip_pkt,
-// tcp_manip_pkt in net/netfilter/nf_nat_proto.c).
+// l4ToRewrite is how much of an L4 header must be there to be rewritten, also of a quoted one, in bytes (udp_manip_pkt,
+// tcp_manip_pkt, icmp_manip_pkt, gre_manip_pkt in net/netfilter/nf_nat_proto.c).
 const l4ToRewrite = 8
 
 // quoteLimit is how much of a packet an ICMP error may quote: 576 bytes in all (icmp_send).
@@ -106,28 +106,44 @@ const quoteLimit = 576 - 20 - 8
 // ownError is icmp_send: the namespace's stack answers a packet with an error about it, which belongs to
 // the packet's entry (nf_ct_attach) and passes OUTPUT and POSTROUTING as everything that the stack sends.
 // What the namespace itself sent is answered over lo.
-func (n *Namespace) ownError(about *walk, typ, code uint8) {
-	if isErrorToStack(about.p) || about.p.Proto == conntrack.ICMP && about.p.Len <= 20 {
-		return // never an error about an error, or about ICMP without a type
+func (n *Namespace) ownError(about *walk, typ, code uint8, mtu int) {
+	if about.p.Offset > 0 {
+		return // only about the first part
+	}
+	if isErrorToStack(about.p) {
+		return // never an error about an error
 	}
 	r, ok := n.routeOut(about.p.Src)
 	if !ok {
 		about.say("icmp_send", "nothing: no route to "+about.p.Src.String())
 		return
 	}
-	quote := *about.p
-	if quote.Bad != "short" || quote.HasTuple() {
-		quote.Bad = "" // nobody looks at it
-	}
+	quote := quoteOf(about.p)
 	p := &conntrack.Packet{Proto: conntrack.ICMP, ICMPType: typ, ICMPCode: code, Src: n.sourceFor(r, quote.Src), Dst: quote.Src,
-		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), About: &quote}
+		Len: 28 + min(quote.Len, quoteLimit), TTL: uint8(n.sysctl("net.ipv4.ip_default_ttl", 64)), MTU: mtu, About: &quote}
 	if n.isLocal(quote.Dst) {
 		p.Src = quote.Dst
 	}
-	if typ != redirectType && r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
+	limited := typ != redirectType && !(typ == 3 && code == 4) // icmpv4_mask_allow
+	if limited && r.Dev != loopback && !n.rateAllows(p.Dst, about.at) {
 		about.say("icmp_send", "nothing: the rate limit of "+p.Dst.String()+" is reached")
 		return
 	}
+	n.sendError(about, p, r, "icmp_send")
+}
+
+// quoteOf is a packet as an error quotes it: of one that is cut short the ports may be missing, else nobody asks
+// whether it is valid.
+func quoteOf(p *conntrack.Packet) conntrack.Packet {
+	q := *p
+	if q.Bad != "short" || q.HasTuple() {
+		q.Bad = ""
+	}
+	return q
+}
+
+// sendError sends an error of the namespace's own, with the entry of what it is about.
+func (n *Namespace) sendError(about *walk, p *conntrack.Packet, r Route, fn string) {
 	w := &walk{at: about.at, p: p, owned: true, local: true, ct: about.ct, info: noInfo, shared: true}
 	if about.ct != nil {
 		w.info = relatedReply
@@ -135,10 +151,10 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 			w.info = related
 		}
 	}
-	about.say("icmp_send", fmt.Sprintf("tells %s: %s", p.Dst, errorName(typ, code)))
+	about.say(fn, fmt.Sprintf("tells %s: %s", p.Dst, errorName(p)))
 	n.localOut(w, r)
 	if w.dropped != "" {
-		about.say("icmp_send", "the error is dropped at "+w.dropped)
+		about.say(fn, "the error is dropped at "+w.dropped)
 	}
 	about.lefts = append(about.lefts, w.lefts...)
 	if w.delivered != nil {
@@ -147,13 +163,54 @@ func (n *Namespace) ownError(about *walk, typ, code uint8) {
 }
 
 // errorName is what an ICMP error says.
-func errorName(typ, code uint8) string {
-	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 3}: "port unreachable", {3, 13}: "prohibited",
-		{redirectType, 1}: "redirect", {11, 0}: "time to live exceeded"}
-	if s, ok := names[[2]uint8{typ, code}]; ok {
+func errorName(p *conntrack.Packet) string {
+	names := map[[2]uint8]string{{3, 0}: "net unreachable", {3, 1}: "host unreachable", {3, 2}: "protocol unreachable", {3, 3}: "port unreachable",
+		{3, 4}: "fragmentation needed", {3, 13}: "prohibited", {redirectType, 1}: "redirect", {11, 0}: "time to live exceeded", {11, 1}: "fragments missing"}
+	if p.Proto == conntrack.ICMPv6 {
+		names = map[[2]uint8]string{{1, 0}: "no route", {1, 1}: "prohibited", {1, 3}: "address unreachable", {1, 4}: "port unreachable",
+			{tooBig6, 0}: "packet too big", {3, 0}: "hop limit exceeded", {3, 1}: "fragments missing", {4, 1}: "protocol unknown"}
+	}
+	if s, ok := names[[2]uint8{p.ICMPType, p.ICMPCode}]; ok {
 		return s
 	}
-	return fmt.Sprintf("type %d code %d", typ, code)
+	return fmt.Sprintf("type %d code %d", p.ICMPType, p.ICMPCode)
+}
+
+// failure is what the stack tells the sender of a packet, in ICMP and in ICMPv6.
+type failure struct{ typ, code, typ6, code6 uint8 }
+
+var (
+	noRoute         = failure{3, 0, 1, 0}
+	hostUnreachable = failure{3, 1, 1, 3}
+	portUnreachable = failure{3, 3, 1, 4}
+	timeExceeded    = failure{11, 0, 3, 0}
+	unknownProtocol = failure{3, 2, 4, 1}
+	// fragmentsMissing is what ip_expire says.
+	fragmentsMissing = failure{11, 1, 3, 1}
+)
+
+// tell sends an error about a packet to its sender.
+func (n *Namespace) tell(about *walk, f failure) {
+	if about.v6() {
+		n.ownError6(about, f.typ6, f.code6, 0)
+		return
+	}
+	n.ownError(about, f.typ, f.code, 0)
+}
+
+// fragmentationNeeded tells the sender of a packet how long it may be.
+func (n *Namespace) fragmentationNeeded(about *walk, mtu int) { n.ownError(about, 3, 4, mtu) }
+
+// reject is what REJECT does (nf_send_unreach, nf_send_unreach6): it answers no packet that it knows to be broken.
+func (n *Namespace) reject(w *walk, code uint8) {
+	if w.p.Bad != "" && w.p.Bad != "length" { // a checksum that is wrong, or not there
+		return
+	}
+	if p := w.p.Proto; !isICMP(p) && p != conntrack.UDP && (p != gre || w.p.Len < headerOf(w.p)+4) { // nf_reject_verify_csum
+		n.notModelled("REJECT sums up the payload of protocol %s: %s", conntrack.ProtocolName(p), w.p.Line())
+		return
+	}
+	n.tell(w, failure{3, code, 1, code})
 }
 
 // peer is what the stack remembers of an address to which it sent errors (struct inet_peer): one bucket of
@@ -235,7 +292,7 @@ func (n *Namespace) redirect(w *walk) {
 		p.last = w.at
 	case p.redirects == 0 || n.hasCome(p.last.Add(load<<p.redirects+1), w.at, "is the pause for redirects to "+w.p.Src.String()+" over?"):
 		w.say("ip_rt_send_redirect", "tells "+w.p.Src.String()+" of a shorter way")
-		n.ownError(w, redirectType, 1)
+		n.ownError(w, redirectType, 1, 0)
 		p.redirects++
 		p.last = w.at
 	}

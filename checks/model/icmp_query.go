@@ -24,15 +24,19 @@ func quoted(p *conntrack.Packet) bool {
 	return p.About != nil && p.About.Bad != "short" && p.About.Bad != "fragment" && p.About.Offset == 0
 }
 
-// icmpPacket is nf_conntrack_icmp_packet (nf_conntrack_proto_icmp.c): only a query makes an entry; each valid
+// icmpPacket is nf_conntrack_icmp_packet (nf_conntrack_proto_icmp.c) and nf_conntrack_icmpv6_packet: only a query makes an entry; each valid
 // packet of either direction gives it the whole time again, and none ever makes it ASSURED.
 func (n *Namespace) icmpPacket(w *walk) bool {
-	switch w.ct.orig.ICMPType {
-	case echoRequest, timestampQuery, infoQuery, maskQuery:
+	switch typ := w.ct.orig.ICMPType; {
+	case w.v6() != (w.p.Proto == conntrack.ICMPv6): // the other family's ICMP
+	case w.v6() && (typ == echoRequest6 || typ == infoQuery6):
+		n.refresh(w, n.seconds(n.sysctl("net.netfilter.nf_conntrack_icmpv6_timeout", 30)), "icmpv6_timeout")
+		return true
+	case !w.v6() && slices.Contains([]uint8{echoRequest, timestampQuery, infoQuery, maskQuery}, typ):
 		n.refresh(w, n.seconds(n.sysctl("net.netfilter.nf_conntrack_icmp_timeout", 30)), "icmp_timeout")
 		return true
 	}
-	w.say("nf_conntrack_icmp_packet", "invalid: an answer to nothing")
+	w.say(tracker(w.p.Proto), "invalid: an answer to nothing")
 	return false
 }
 
@@ -45,7 +49,7 @@ func (n *Namespace) idRange() (lo, hi uint16) {
 	return 0, 65535
 }
 
-// rewrite is nf_nat_ipv4_manip_pkt: one end of a packet becomes that of a tuple. Of an ICMP query or answer
+// rewrite is nf_nat_ipv4_manip_pkt or nf_nat_ipv6_manip_pkt: one end of a packet becomes that of a tuple. Of an ICMP query or answer
 // the id does too, whichever end it is (icmp_manip_pkt).
 func rewrite(p *conntrack.Packet, t conntrack.Tuple, m manip) {
 	if m == srcManip {
@@ -65,17 +69,26 @@ func rewrite(p *conntrack.Packet, t conntrack.Tuple, m manip) {
 	}
 }
 
-// hasID reports whether NAT takes an ICMP packet to have an id (icmp_manip_pkt).
+// hasID reports whether NAT takes an ICMP packet to have an id (icmp_manip_pkt; icmpv6_manip_pkt knows echo only).
 func hasID(p *conntrack.Packet) bool {
+	if p.Proto == conntrack.ICMPv6 {
+		return p.ICMPType == echoRequest6 || p.ICMPType == echoReply6
+	}
 	_, query := p.Tuple().Inverse()
 	return query
 }
 
-// isErrorToStack reports whether icmp_send takes a packet for an ICMP error, about which it sends none: also
-// types that nobody uses, and the discovery of routers.
+// isErrorToStack reports whether the stack takes a packet for an ICMP error, about which it sends none. icmp_send takes
+// types that nobody uses and the discovery of routers for errors too; for icmp6_send see is_ineligible.
 func isErrorToStack(p *conntrack.Packet) bool {
-	if p.Proto != conntrack.ICMP {
+	if p.Src.Is4() != (p.Proto == conntrack.ICMP) || !isICMP(p.Proto) {
 		return false
+	}
+	if p.Len <= headerOf(p) { // without a type
+		return true
+	}
+	if p.Proto == conntrack.ICMPv6 {
+		return p.IsError()
 	}
 	return p.ICMPType > lastICMPType || slices.Contains([]uint8{1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12}, p.ICMPType)
 }
@@ -104,7 +117,7 @@ func (n *Namespace) icmpReceive(w *walk) {
 		n.notModelled("sysctl net.ipv4.icmp_ratemask limits type %d", answer.ICMPType)
 	}
 	answer.Src, answer.Dst = w.p.Dst, w.p.Src
-	answer.ID, answer.DF, answer.TTL = 0, false, uint8(n.sysctl("net.ipv4.ip_default_ttl", 64))
+	answer.ID, answer.DF = 0, false
 	n.ownReply(w, &answer, "icmp_reply")
 }
 
@@ -118,6 +131,7 @@ func (n *Namespace) ownReply(to *walk, p *conntrack.Packet, fn string) {
 	}
 	to.say(fn, "answers: "+p.Tuple().String())
 	w := &walk{at: to.at, p: p, owned: true, local: true, info: noInfo}
+	p.TTL = n.ownTTL(w, r)
 	n.localOut(w, r)
 	if w.dropped != "" {
 		to.say(fn, "the answer is dropped at "+w.dropped)

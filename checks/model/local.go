@@ -7,7 +7,7 @@ import (
 	"ctlab/checks/conntrack"
 )
 
-// Socket is a UDP socket of the namespace itself. An unspecified local address means any, an invalid
+// Socket is a UDP socket of the namespace itself. An unspecified local address means any of its family, an invalid
 // Remote that it is not connected.
 type Socket struct{ Local, Remote netip.AddrPort }
 
@@ -26,7 +26,7 @@ func (n *Namespace) Unbind(s Socket) {
 // socket must match both ends, an unspecified local address matches any).
 func (n *Namespace) taken(p *conntrack.Packet) bool {
 	for _, s := range n.sockets {
-		if s.Local.Port() != p.DstPort || !s.Local.Addr().IsUnspecified() && s.Local.Addr() != p.Dst {
+		if s.Local.Port() != p.DstPort || s.Local.Addr().Is4() != p.Dst.Is4() || !s.Local.Addr().IsUnspecified() && s.Local.Addr() != p.Dst {
 			continue
 		}
 		if !s.Remote.IsValid() || s.Remote == netip.AddrPortFrom(p.Src, p.SrcPort) {
@@ -52,17 +52,25 @@ func (n *Namespace) Send(at conntrack.Span, p conntrack.Packet) Outcome {
 	n.now = at
 	w := &walk{at: at, p: &p, local: true, info: noInfo, hook: "OUTPUT"}
 	w.own()
-	w.p.TTL = uint8(n.sysctl("net.ipv4.ip_default_ttl", 64))
 	r, ok := n.routeOut(p.Dst)
 	if !ok {
 		w.drop("ip_route_output_flow", "network is unreachable: no route to "+p.Dst.String())
 		return w.outcome(n)
 	}
+	w.p.TTL = n.ownTTL(w, r)
 	if !p.Src.IsValid() || p.Src.IsUnspecified() {
 		w.p.Src = n.sourceFor(r, p.Dst)
 	}
 	n.localOut(w, r)
 	return w.outcome(n)
+}
+
+// ownTTL is the time to live, or the hop limit, of what the namespace itself sends.
+func (n *Namespace) ownTTL(w *walk, r Route) uint8 {
+	if w.v6() {
+		return n.hopLimit(r.Dev)
+	}
+	return uint8(n.sysctl("net.ipv4.ip_default_ttl", 64))
 }
 
 // localOut is LOCAL_OUT and POSTROUTING of a packet that the namespace itself made.
@@ -111,6 +119,9 @@ func (n *Namespace) sourceFor(r Route, dst netip.Addr) netip.Addr {
 	if r.Dev == loopback && n.isLocal(dst) {
 		return dst
 	}
+	if !dst.Is4() {
+		return n.source6(r.Dev, dst)
+	}
 	return n.selectAddr(r.Dev, r.Via)
 }
 
@@ -120,7 +131,7 @@ func (n *Namespace) selectAddr(dev string, hop netip.Addr) netip.Addr {
 	var first netip.Addr
 	if l := n.links[dev]; l != nil {
 		for i, p := range l.addrs {
-			if l.secondary(i) || p.Addr().IsLoopback() {
+			if !p.Addr().Is4() || l.secondary(i) || p.Addr().IsLoopback() {
 				continue
 			}
 			if hop.IsValid() && p.Contains(hop) {
@@ -136,7 +147,7 @@ func (n *Namespace) selectAddr(dev string, hop netip.Addr) netip.Addr {
 	}
 	for _, name := range n.linkOrder() {
 		for _, p := range n.links[name].addrs {
-			if !p.Addr().IsLoopback() {
+			if p.Addr().Is4() && !p.Addr().IsLoopback() {
 				return p.Addr()
 			}
 		}

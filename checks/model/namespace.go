@@ -37,6 +37,7 @@ type Config struct {
 type Namespace struct {
 	cfg       Config
 	rules     *Ruleset
+	rules6    *Ruleset // of ip6tables
 	sysctls   map[string]string
 	links     map[string]*link
 	routes    []Route
@@ -45,6 +46,9 @@ type Namespace struct {
 	listings  int // entries that were put into the table
 	neigh     map[Neighbour]*neighState
 	peers     map[netip.Addr]*peer
+	pathMTU   int // some path may take no more, as it was told; 0: all do
+	frags     map[fragKey]*fragQueue
+	fragsOf   map[netip.Addr]int // how many fragments came from an address
 	stats     map[string]uint32
 	events    []Event
 	ctinfos   []CTInfo
@@ -70,6 +74,7 @@ type Namespace struct {
 type link struct {
 	index int // in the order in which the devices appeared
 	up    bool
+	mtu   int            // 0: not told
 	addrs []netip.Prefix // a secondary address stands behind its primary one
 }
 
@@ -97,6 +102,7 @@ type entry struct {
 	status      conntrack.Status
 	expiry      conntrack.Span // of a confirmed entry: the tick at which it expires
 	relative    int64          // ticks, while it is unconfirmed
+	gre         greTimes
 	streamAfter conntrack.Span // the tick behind which a UDP flow counts as a stream
 	acct        bool
 	events      bool
@@ -139,9 +145,9 @@ func New(cfg Config) *Namespace {
 		cfg.Chooser = FirstOption
 	}
 	return &Namespace{
-		cfg: cfg, rules: NewRuleset(),
+		cfg: cfg, rules: NewRuleset(), rules6: NewRuleset6(),
 		sysctls: map[string]string{}, links: map[string]*link{}, bySlot: map[slot]ref{},
-		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
+		neigh: map[Neighbour]*neighState{}, peers: map[netip.Addr]*peer{}, frags: map[fragKey]*fragQueue{}, fragsOf: map[netip.Addr]int{}, stats: map[string]uint32{}, missing: map[string]bool{}, margins: map[string]Margin{},
 	}
 }
 
@@ -149,14 +155,14 @@ func New(cfg Config) *Namespace {
 func (n *Namespace) Clone(c Chooser) *Namespace {
 	cp := *n
 	cp.cfg.Chooser = c
-	cp.rules = n.rules.Clone()
+	cp.rules, cp.rules6 = n.rules.Clone(), n.rules6.Clone()
 	cp.sysctls, cp.stats, cp.missing = maps.Clone(n.sysctls), maps.Clone(n.stats), maps.Clone(n.missing)
 	cp.sockets, cp.heard, cp.margins = slices.Clone(n.sockets), slices.Clone(n.heard), maps.Clone(n.margins)
 	cp.ctinfos = slices.Clone(n.ctinfos)
 	cp.routes, cp.events, cp.unknown = slices.Clone(n.routes), slices.Clone(n.events), slices.Clone(n.unknown)
 	cp.links = map[string]*link{}
 	for name, l := range n.links {
-		cp.links[name] = &link{l.index, l.up, slices.Clone(l.addrs)}
+		cp.links[name] = &link{l.index, l.up, l.mtu, slices.Clone(l.addrs)}
 	}
 	copied := map[*entry]*entry{}
 	clone := func(e *entry) *entry {
@@ -180,9 +186,15 @@ func (n *Namespace) Clone(c Chooser) *Namespace {
 	for k, s := range n.neigh {
 		ns := &neighState{resolved: s.resolved}
 		for _, q := range s.queue {
-			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from})
+			ns.queue = append(ns.queue, queued{q.out, clone(q.ct), q.dir, q.from, q.in})
 		}
 		cp.neigh[k] = ns
+	}
+	cp.frags, cp.fragsOf = map[fragKey]*fragQueue{}, maps.Clone(n.fragsOf)
+	for k, q := range n.frags {
+		nq := *q
+		nq.parts, nq.runs = slices.Clone(q.parts), slices.Clone(q.runs)
+		cp.frags[k] = &nq
 	}
 	cp.holds, cp.waiting = slices.Clone(n.holds), nil
 	for _, w := range n.waiting {
@@ -210,20 +222,28 @@ func (n *Namespace) NotModelled() []string { return n.unknown }
 func (n *Namespace) Missing() []string { return slices.Sorted(maps.Keys(n.missing)) }
 
 // Load loads rules at once, as iptables-restore does (iptables-restore --noflush with noflush).
-func (n *Namespace) Load(text string, noflush bool) error {
-	before := n.rules.Clone()
-	if err := n.rules.Restore(text, noflush); err != nil {
+func (n *Namespace) Load(text string, noflush bool) error { return n.load(n.rules, text, noflush) }
+
+// Load6 is Load for the rules of IPv6, as ip6tables-restore does.
+func (n *Namespace) Load6(text string, noflush bool) error { return n.load(n.rules6, text, noflush) }
+
+func (n *Namespace) load(rs *Ruleset, text string, noflush bool) error {
+	before := rs.Clone()
+	if err := rs.Restore(text, noflush); err != nil {
 		return err
 	}
-	n.dropUnhooked(before, text, noflush)
+	n.dropUnhooked(rs, before, text, noflush)
 	if n.cfg.Profile.Legacy {
-		n.rules.beginTurns(text)
+		rs.beginTurns(text)
 	}
 	return nil
 }
 
 // Rules gives the present rules; the caller must not change them.
 func (n *Namespace) Rules() *Ruleset { return n.rules }
+
+// Rules6 are those of IPv6.
+func (n *Namespace) Rules6() *Ruleset { return n.rules6 }
 
 // Set changes a sysctl. Timeouts already stored do not change (nf_ct_refresh uses the new value).
 func (n *Namespace) Set(key, value string) { n.sysctls[key] = value }
@@ -307,12 +327,12 @@ func (n *Namespace) isLocal(a netip.Addr) bool {
 	}
 	for name, l := range n.links {
 		for _, p := range l.addrs {
-			if p.Addr() == a || name == loopback && p.Contains(a) {
+			if p.Addr() == a || name == loopback && a.Is4() && p.Contains(a) {
 				return true
 			}
 		}
 	}
-	return false
+	return n.anycast(a)
 }
 
 // route finds the longest match among devices that are up.
@@ -329,9 +349,12 @@ func (n *Namespace) route(dst netip.Addr) (best Route, ok bool) {
 	return best, ok
 }
 
-// tracking reports whether the conntrack hooks are registered.
-func (n *Namespace) tracking() bool {
-	return !n.cfg.Profile.HooksOnDemand || n.rules.needsConntrack() || len(n.holds) > 0
+// trackingOf reports whether the conntrack hooks of the packet's family are registered.
+func (n *Namespace) trackingOf(w *walk) bool { return n.tracking(n.rulesOf(w)) }
+
+// tracking reports whether the conntrack hooks of a family are registered, whose rules are given.
+func (n *Namespace) tracking(rs *Ruleset) bool {
+	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || len(n.holds) > 0
 }
 
 // Stats are the counters of conntrack -S that have moved.

@@ -33,7 +33,7 @@ func (m manip) doneBit() conntrack.Status {
 // natHook is nf_nat_inet_fn (nf_nat_core.c): the rules are asked while this half is not set up and the
 // packet is NEW; otherwise the stored mapping is applied. false means that the packet is dropped.
 func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
-	if w.ct == nil || w.info == untracked || !n.rules.hasNAT() {
+	if w.ct == nil || w.info == untracked || !n.rulesOf(w).hasNAT() {
 		return true
 	}
 	if w.p.IsError() && (w.info == related || w.info == relatedReply) {
@@ -51,8 +51,7 @@ func (n *Namespace) natHook(w *walk, chain string, m manip) bool {
 			return false
 		}
 	}
-	n.natPacket(w, m)
-	return true
+	return n.natPacket(w, m)
 }
 
 // askRules walks the nat chain and falls back to a null binding.
@@ -61,7 +60,7 @@ func (n *Namespace) askRules(w *walk, chain string, m manip) bool {
 	ev.nat = func(t target) verdict { return n.natTarget(w, m, t) }
 	w.asked = w.asked || m == dstManip
 	at := len(w.steps)
-	if ev.walk(n.rules, "nat", chain) == dropped {
+	if ev.walk(n.rulesOf(w), "nat", chain) == dropped {
 		w.drop("nat "+chain, "a rule drops it")
 		return false
 	}
@@ -81,10 +80,10 @@ func (n *Namespace) natTarget(w *walk, m manip, t target) verdict {
 	r := t.nat
 	switch t.kind {
 	case "MASQUERADE": // nf_nat_masquerade_ipv4
-		if w.p.Src.IsUnspecified() {
+		if w.p.Src.IsUnspecified() && !w.v6() {
 			return accepted
 		}
-		a := n.selectAddr(w.out, w.hop)
+		a := n.masqueradeTo(w)
 		if !a.IsValid() {
 			return dropped
 		}
@@ -94,18 +93,44 @@ func (n *Namespace) natTarget(w *walk, m manip, t target) verdict {
 		}
 		w.say("nf_nat_masquerade_ipv4", "takes "+a.String()+", the source address towards the next hop")
 	case "REDIRECT": // nf_nat_redirect_ipv4
-		a := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		if w.hook == "PREROUTING" {
-			l := n.links[w.in]
-			if l == nil || len(l.addrs) == 0 {
-				return dropped
-			}
-			a = l.addrs[0].Addr()
+		a, ok := n.redirectTo(w)
+		if !ok {
+			return dropped
 		}
 		r.from, r.to = a, a
 	}
 	n.natSetup(w, m, r)
 	return accepted
+}
+
+// masqueradeTo is the address that MASQUERADE gives; none where there is none (nf_nat_masquerade_ipv4,
+// nf_nat_masquerade_ipv6).
+func (n *Namespace) masqueradeTo(w *walk) netip.Addr {
+	if w.v6() {
+		return n.source6(w.out, w.p.Dst)
+	}
+	return n.selectAddr(w.out, w.hop)
+}
+
+// redirectTo is the address that REDIRECT gives: the first of the device on which the packet came, or lo's for what
+// the namespace itself sends (nf_nat_redirect_ipv4, nf_nat_redirect_ipv6).
+func (n *Namespace) redirectTo(w *walk) (a netip.Addr, ok bool) {
+	switch {
+	case w.hook != "PREROUTING" && w.v6():
+		return netip.IPv6Loopback(), true
+	case w.hook != "PREROUTING":
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
+	case w.v6():
+		return n.redirectTo6(w)
+	}
+	if l := n.links[w.in]; l != nil {
+		for _, p := range l.addrs {
+			if p.Addr().Is4() {
+				return p.Addr(), true
+			}
+		}
+	}
+	return a, false
 }
 
 // nullBinding is nf_nat_alloc_null_binding: the half keeps its address, "any port" will do.
@@ -156,18 +181,24 @@ func (n *Namespace) oifChanged(w *walk) bool {
 }
 
 // natPacket is nf_nat_packet: rewrite the packet if this hook does the half that its direction needs.
-func (n *Namespace) natPacket(w *walk, m manip) {
+// false means that it is dropped.
+func (n *Namespace) natPacket(w *walk, m manip) bool {
 	e, dir := w.ct, w.info.dir()
 	bit := m.bit()
 	if dir == reply {
 		bit ^= conntrack.SrcNAT | conntrack.DstNAT
 	}
 	if !e.status.Has(bit) {
-		return
+		return true
+	}
+	if needsHeader(w.p) && w.p.Len < headerOf(w.p)+l4ToRewrite {
+		w.drop("nf_nat_packet", "there is no header to write to")
+		return false
 	}
 	w.own()
 	rewrite(w.p, e.target(dir), m)
 	w.say("nf_nat_packet", "rewritten to "+w.p.Tuple().String())
+	return true
 }
 
 // target is the tuple that packets of a direction have after NAT: the inverse of the other direction's.
@@ -219,7 +250,7 @@ func (rs *Ruleset) Targets(orig conntrack.Tuple, dev string, local func(netip.Ad
 func (rs *Ruleset) ask(orig conntrack.Tuple, dev string, local func(netip.Addr) bool, tell func(reply conntrack.Tuple, r natRange)) {
 	for prefix, done := []int(nil), false; !done; {
 		n := New(Config{HZ: 250})
-		n.rules, n.localTo, n.anyTurn = rs.Clone(), local, true
+		n.rules, n.rules6, n.localTo, n.anyTurn = rs.Clone(), rs.Clone(), local, true
 		taken := &script{answers: prefix}
 		n.cfg.Chooser = taken.choose
 		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 28, TTL: 64}

@@ -22,6 +22,7 @@ type queued struct {
 	ct   *entry
 	dir  ctInfo
 	from conntrack.Span
+	in   string // the device on which it came, or ""
 }
 
 // GivenUp is a packet that waited for a neighbour in vain, as it would have left, and what became of it.
@@ -34,13 +35,20 @@ type GivenUp struct {
 // (unres_qlen_bytes, 212,992 bytes of buffers of some 2.3 KiB each); beyond, the model does not follow.
 const maxQueue = 80
 
-// output hands a packet to its neighbour (ip_finish_output2). It leaves if the neighbour is resolved.
+// output hands a packet to its neighbour, in fragments if it is too long. It leaves if the neighbour is resolved.
 func (n *Namespace) output(w *walk) {
 	if w.out == loopback {
 		n.loop(w)
 		return
 	}
-	out := Left{Dev: w.out, Packet: *w.p, Own: w.local}
+	for _, p := range n.fragments(w) {
+		n.finishOutput(w, p)
+	}
+}
+
+// finishOutput is ip_finish_output2, for a packet or each of its fragments.
+func (n *Namespace) finishOutput(w *walk, p conntrack.Packet) {
+	out := Left{Dev: w.out, Packet: p, Own: w.local}
 	s := n.neighState(w.out, w.hop)
 	if s.resolved {
 		w.say("ip_finish_output2", "leaves on "+w.out)
@@ -48,7 +56,7 @@ func (n *Namespace) output(w *walk) {
 		return
 	}
 	w.say("ip_finish_output2", "waits for the neighbour "+w.hop.String()+" on "+w.out)
-	s.queue = append(s.queue, queued{out, w.ct, w.info, w.at})
+	s.queue = append(s.queue, queued{out, w.ct, w.info, w.at, w.in})
 	if w.ct != nil {
 		w.ct.held++
 	}
@@ -91,9 +99,9 @@ func (n *Namespace) Lost(at conntrack.Span, dev string, a netip.Addr) []GivenUp 
 	var out []GivenUp
 	for _, q := range waiting {
 		p := q.out.Packet
-		w := &walk{at: at, p: &p, owned: true, local: q.out.Own, ct: q.ct, info: q.dir}
+		w := &walk{at: at, p: &p, owned: true, local: q.out.Own, ct: q.ct, info: q.dir, in: q.in}
 		w.drop("arp_error_report", "no answer from the neighbour "+a.String())
-		n.ownError(w, 3, 1)
+		n.tell(w, hostUnreachable)
 		for i := range w.lefts {
 			w.lefts[i].Late = true
 			w.lefts[i].Why = "no answer from the neighbour " + a.String()

@@ -53,6 +53,9 @@ type walk struct {
 	hook      string
 	steps     []Step
 	dropped   string
+	stolen    bool                // it is a fragment, and was kept
+	pieces    []int               // of a packet that was put together: how long the data of its parts was
+	largest   int                 // and how long the longest part
 	held      conntrack.HoldPlace // where it waits, or ""
 	next      int                 // the number of the hook behind the one at which it waits
 	shared    bool                // it is an error about a packet that is on its way with the same entry
@@ -90,7 +93,7 @@ func (n *Namespace) Packet(at conntrack.Span, dev string, p conntrack.Packet) Ou
 
 func (w *walk) outcome(n *Namespace) Outcome {
 	o := Outcome{Asked: w.asked, Steps: w.steps, Dropped: w.dropped, Held: w.held, Left: w.lefts, Delivered: w.delivered, Before: w.before, After: w.after}
-	if n.tracking() {
+	if n.trackingOf(w) && !w.stolen {
 		o.CT = w.info.String()
 	}
 	if w.ct != nil {
@@ -104,7 +107,14 @@ func (w *walk) outcome(n *Namespace) Outcome {
 // receive is PREROUTING, routing, and then the way in or through.
 func (n *Namespace) receive(w *walk) {
 	w.hook = "PREROUTING"
-	if !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
+	if w.v6() && !n.received6(w) {
+		return
+	}
+	if !n.defragment(w) || !n.table(w, "raw") || !n.track(w) || !n.table(w, "mangle") || !n.natHook(w, w.hook, dstManip) {
+		return
+	}
+	if w.v6() {
+		n.route6(w)
 		return
 	}
 	if why := n.martian(w); why != "" {
@@ -124,7 +134,7 @@ func (n *Namespace) receive(w *walk) {
 	if !ok {
 		w.drop("ip_error", "no route to "+w.p.Dst.String())
 		if n.routeErrorAllowed(w.p.Src, w.at) {
-			n.ownError(w, 3, 0)
+			n.ownError(w, 3, 0, 0)
 		}
 		return
 	}
@@ -166,7 +176,7 @@ func (n *Namespace) track(w *walk) bool {
 	case w.tmpl != nil && w.tmpl.notrack:
 		w.info = untracked
 		w.say("nf_conntrack_in", "untracked by a rule")
-	case n.tracking():
+	case n.trackingOf(w):
 		w.zone = w.tmpl.zoneOf(w.mark)
 		n.conntrackIn(w)
 	}
@@ -180,11 +190,11 @@ func (n *Namespace) track(w *walk) bool {
 
 // table walks a table's chain at the present hook; false means dropped.
 func (n *Namespace) table(w *walk, name string) bool {
-	if n.rules.tables[name] == nil {
+	if n.rulesOf(w).tables[name] == nil {
 		return true
 	}
 	ev := w.evaluation(n)
-	v := ev.walk(n.rules, name, w.hook)
+	v := ev.walk(n.rulesOf(w), name, w.hook)
 	w.mark = ev.mark
 	w.tmpl = ev.tmpl
 	if v != dropped {
@@ -202,9 +212,7 @@ func (n *Namespace) table(w *walk, name string) bool {
 	if ev.reject == nil {
 		return false
 	}
-	if w.p.Bad == "" || w.p.Bad == "length" { // nf_send_unreach answers no packet whose checksum is wrong, or not there
-		n.ownError(w, 3, *ev.reject)
-	}
+	n.reject(w, *ev.reject)
 	return false
 }
 
@@ -225,21 +233,29 @@ func (n *Namespace) deliver(w *walk) {
 	}
 	got := *w.p
 	w.delivered = &got
-	if w.p.IsError() && w.p.Bad == "" {
+	icmp, icmp6 := w.p.Proto == conntrack.ICMP && !w.v6(), w.p.Proto == conntrack.ICMPv6 && w.v6()
+	switch {
+	case !icmp && !icmp6 && w.p.Proto != conntrack.UDP:
+		n.unknownProtocol(w)
+	case w.p.Bad != "":
+	case w.p.IsError():
+		n.learnMTU(w.p)
 		n.heard = append(n.heard, got)
-		return
-	}
-	if w.p.Proto == conntrack.ICMP && w.p.Bad == "" {
+	case icmp:
 		n.icmpReceive(w)
-		return
+	case icmp6:
+		n.echo6(w)
+	case !n.taken(w.p):
+		n.noSocket(w)
 	}
-	if w.p.Proto != conntrack.UDP || w.p.Bad != "" || n.taken(w.p) {
-		return
-	}
+}
+
+// noSocket is the end of __udp4_lib_rcv and __udp6_lib_rcv: the sender is told.
+func (n *Namespace) noSocket(w *walk) {
 	w.say("__udp4_lib_rcv", "no socket takes it")
 	answer := *w
 	answer.ct, answer.info = nil, noInfo // nf_reset_ct: the error finds its entry by what it quotes
-	n.ownError(&answer, 3, 3)
+	n.tell(&answer, portUnreachable)
 	w.lefts, w.delivered, w.steps = answer.lefts, answer.delivered, answer.steps
 }
 
@@ -248,13 +264,16 @@ func (n *Namespace) forward(w *walk) {
 	w.hook = "FORWARD"
 	if w.p.TTL <= 1 {
 		w.drop("ip_forward", "time to live exceeded")
-		n.ownError(w, 11, 0)
+		n.tell(w, timeExceeded)
+		return
+	}
+	if n.tooBig(w) {
 		return
 	}
 	w.own()
 	w.p.TTL--
 	w.say("ip_forward", fmt.Sprintf("time to live %d -> %d", w.p.TTL+1, w.p.TTL))
-	if w.in == w.out {
+	if w.in == w.out && !w.v6() {
 		n.redirect(w)
 	}
 	if n.table(w, "mangle") && n.table(w, "filter") && n.postrouting(w) {

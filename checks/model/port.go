@@ -36,6 +36,9 @@ func (r natRange) holdsPort(p uint16) bool { return !r.hasPort || r.lo <= p && p
 // uniqueTuple is get_unique_tuple (nf_nat_core.c): keep what is right and free, else what another flow of
 // the same source has, else the range's address and a port that is kept or searched.
 func (n *Namespace) uniqueTuple(w *walk, cur conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
+	if !conntrack.HasPorts(cur.Proto) && !isICMP(cur.Proto) {
+		r.hasPort = false // l4proto_in_range: any port will do
+	}
 	if m == srcManip && !r.random {
 		if r.holdsAddr(cur.Src) && r.holdsPort(cur.SrcPort) { // nf_in_range
 			if !n.tupleTakenNew(cur, w) {
@@ -102,6 +105,9 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange, zone uint16) conntrack.
 		return t
 	}
 	a := r.from
+	if r.from != r.to && !a.Is4() {
+		a = bestAddress6(t, r, zone)
+	}
 	if r.from != r.to && a.Is4() {
 		var init uint32
 		if !r.persistent {
@@ -110,7 +116,7 @@ func bestAddress(t conntrack.Tuple, m manip, r natRange, zone uint16) conntrack.
 		first := binary.BigEndian.Uint32(r.from.AsSlice())
 		span := binary.BigEndian.Uint32(r.to.AsSlice()) - first + 1
 		// jhash2 of the four words of a source address, scaled to the range
-		at := first + uint32(uint64(jhash4(word(t.Src), init))*uint64(span)>>32)
+		at := first + uint32(uint64(jhash([4]uint32{word(t.Src)}, init))*uint64(span)>>32)
 		a = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, at)))
 	}
 	if m == dstManip {
@@ -129,12 +135,14 @@ func word(a netip.Addr) uint32 {
 	return binary.LittleEndian.Uint32(a.AsSlice())
 }
 
-// jhash4 is jhash2 (include/linux/jhash.h) of four words of which only the first is not zero, as an
-// IPv4 address stands in union nf_inet_addr.
-func jhash4(k, initval uint32) uint32 {
+// jhash is jhash2 (include/linux/jhash.h) of the four words of union nf_inet_addr, of which an IPv4 address has the
+// first.
+func jhash(k [4]uint32, initval uint32) uint32 {
 	a := 0xdeadbeef + uint32(4<<2) + initval
 	b, c := a, a
-	a += k
+	a += k[0]
+	b += k[1]
+	c += k[2]
 	mix := func(x *uint32, y uint32, rot int) { *x = (*x - y) ^ bits.RotateLeft32(y, rot) }
 	mix(&a, c, 4)
 	c += b
@@ -148,6 +156,7 @@ func jhash4(k, initval uint32) uint32 {
 	a += c
 	mix(&c, b, 4)
 	b += a
+	a += k[3]
 	final := func(x *uint32, y uint32, rot int) { *x = (*x ^ y) - bits.RotateLeft32(y, rot) }
 	final(&c, b, 14)
 	final(&a, c, 11)
@@ -202,7 +211,7 @@ func (n *Namespace) tupleTakenNew(t conntrack.Tuple, w *walk) bool {
 	if !n.tupleTaken(t, w) {
 		return false
 	}
-	if n.cfg.Profile.Clash != ClashMergesCrosswise || !allowsClash(t.Proto) || w.ct.status&usesNAT != 0 {
+	if n.cfg.Profile.Clash != ClashMergesCrosswise || !n.allowsClash(t.Proto) || w.ct.status&usesNAT != 0 {
 		return true
 	}
 	r, ok := n.findIn(w.ct.zone, t, w.at)
@@ -228,7 +237,7 @@ const maxAttempts = 128
 // first free port from there. If it finds none it leaves the last one, which is taken: the entry is lost
 // when it is confirmed.
 func (n *Namespace) searchPort(w *walk, t conntrack.Tuple, m manip, r natRange) conntrack.Tuple {
-	if m == dstManip && !r.hasPort && !isICMP(t.Proto) {
+	if !conntrack.HasPorts(t.Proto) && !isICMP(t.Proto) || m == dstManip && !r.hasPort && !isICMP(t.Proto) {
 		return t
 	}
 	lo, hi := r.lo, r.hi

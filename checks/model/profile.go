@@ -39,9 +39,12 @@ type Profile struct {
 	// LazyTokens: the tokens of ICMP errors are counted anew, and cut to their limit, only in a tick in which they were not yet
 	// (inet_peer_xrlim_allow in net/ipv4/inetpeer.c, from 6.14; seen on 6.18).
 	LazyTokens bool
+	// PrefixRate: ICMPv6 errors to a prefix wider than /128 may come more often (icmpv6_xrlim_allow; 6.18 does not ask: seen).
+	PrefixRate bool
 	// Clash: what becomes of a packet whose entry cannot go into the table. A packet that joins another entry counts
 	// as clash_resolve from 5.10, as insert_failed before.
-	Clash ClashRule
+	Clash    ClashRule
+	GREClash bool // GRE packets may join another entry too (6.6)
 	// ReverseLookup: NAT looks for the entry that has a tuple by its reply tuple too, so that not every flow with NAT
 	// passes for one without (6.16; 50d9ce9679dd).
 	ReverseLookup bool
@@ -56,18 +59,18 @@ type Profile struct {
 // profiles are ordered by release; conntrack-kernel facts per tree are in the comments of the fields.
 func profiles() []Profile {
 	return []Profile{
-		{Name: "3.10", Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.4", Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.9", Clash: ClashMergesWithoutNAT, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
-		{Name: "4.19", Clash: ClashMerges, CollectsEarly: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
-		{Name: "5.0", Clash: ClashMerges, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.10", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
-		{Name: "5.15", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "5.17", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.1", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.6", Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.12", Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true},
+		{Name: "3.10", PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.4", PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.9", PrefixRate: true, Clash: ClashMergesWithoutNAT, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
+		{Name: "4.19", PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
+		{Name: "5.0", PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.10", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "5.15", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "5.17", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.1", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.6", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.12", PrefixRate: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true, FromSource: true},
+		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true},
 	}
 }
 

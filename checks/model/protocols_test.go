@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -34,6 +35,7 @@ type protocolCase struct {
 	stats   string // NAME=N of those that have moved
 	entries []string
 	profile string
+	onNode  func(*Namespace) // before the first packet
 }
 
 // The address plan of the namespaces on which the cases were tried on 6.18: 10.0.1.1/24 and fd00:1::1/64 on a,
@@ -68,7 +70,7 @@ func dualNode(t *testing.T, c *protocolCase) *Namespace {
 		k, v, _ := strings.Cut(s, "=")
 		n.Set(k, v)
 	}
-	if err := n.Load(c.rules, false); err != nil {
+	if err := errors.Join(n.Load(c.rules, false), n.Load6(c.rules6, false)); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -76,6 +78,9 @@ func dualNode(t *testing.T, c *protocolCase) *Namespace {
 
 func (c *protocolCase) run(t *testing.T) {
 	n := dualNode(t, c)
+	if c.onNode != nil {
+		c.onNode(n)
+	}
 	at := conntrack.Tick(0)
 	for _, s := range c.sockets {
 		n.Bind(Socket{Local: netip.MustParseAddrPort(s)})

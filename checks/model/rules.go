@@ -13,16 +13,19 @@ import (
 // Ruleset is the iptables rules of one family in one namespace, as loaded from iptables-save text.
 // What the text says and the model does not know is an error that names it.
 type Ruleset struct {
+	v6     bool // those of ip6tables
 	tables map[string]*table
 }
 
 type table struct {
 	name   string
+	v6     bool
 	chains []*chain // in the order of the text
 }
 
 type chain struct {
 	name   string
+	v6     bool
 	policy string // "" for a user-defined chain
 	rules  []*rule
 }
@@ -57,6 +60,9 @@ type target struct {
 // NewRuleset is an empty Ruleset: no table is loaded.
 func NewRuleset() *Ruleset { return &Ruleset{tables: map[string]*table{}} }
 
+// NewRuleset6 is an empty Ruleset of ip6tables.
+func NewRuleset6() *Ruleset { return &Ruleset{v6: true, tables: map[string]*table{}} }
+
 // beginTurns lets rules that count (statistic --mode nth) begin anew, in all tables that the text has: where a table
 // is replaced as a whole each of its rules is made anew, with a count of its own (statistic_mt_check in
 // net/netfilter/xt_statistic.c; do_replace in net/ipv4/netfilter/ip_tables.c). Packet counters are carried over by
@@ -79,10 +85,11 @@ func (rs *Ruleset) beginTurns(text string) {
 // Clone copies the rules with their counters.
 func (rs *Ruleset) Clone() *Ruleset {
 	c := NewRuleset()
+	c.v6 = rs.v6
 	for name, t := range rs.tables {
-		nt := &table{name: name}
+		nt := &table{name: name, v6: t.v6}
 		for _, ch := range t.chains {
-			nc := &chain{name: ch.name, policy: ch.policy}
+			nc := &chain{name: ch.name, v6: ch.v6, policy: ch.policy}
 			for _, r := range ch.rules {
 				cp := *r
 				nc.rules = append(nc.rules, &cp)
@@ -157,7 +164,7 @@ func (rs *Ruleset) restoreLine(cur *table, line string, noflush bool) (*table, e
 			return nil, fmt.Errorf("table %q is not known to the model", name)
 		}
 		if rs.tables[name] == nil || !noflush {
-			rs.tables[name] = &table{name: name}
+			rs.tables[name] = &table{name: name, v6: rs.v6}
 		}
 		return rs.tables[name], nil
 	case cur == nil:
@@ -184,7 +191,7 @@ func (t *table) declare(line string) error {
 	}
 	c := t.chain(name)
 	if c == nil {
-		c = &chain{name: name}
+		c = &chain{name: name, v6: t.v6}
 		t.chains = append(t.chains, c)
 	}
 	if builtin {
@@ -222,7 +229,7 @@ func (t *table) command(line string) error {
 	}
 	c := t.chain(name)
 	if c == nil && slices.Contains(builtinChains(t.name), name) {
-		c = &chain{name: name, policy: "ACCEPT"}
+		c = &chain{name: name, v6: t.v6, policy: "ACCEPT"}
 		t.chains = append(t.chains, c)
 	}
 	if c == nil {
@@ -276,7 +283,7 @@ func (t *table) newChain(name string) error {
 	if t.chain(name) != nil || slices.Contains(builtinChains(t.name), name) {
 		return fmt.Errorf("-N %s: the chain exists", name)
 	}
-	t.chains = append(t.chains, &chain{name: name})
+	t.chains = append(t.chains, &chain{name: name, v6: t.v6})
 	return nil
 }
 
@@ -321,7 +328,7 @@ func (c *chain) zero() {
 }
 
 func (c *chain) insert(at int, words []string) error {
-	r, err := parseRule(words)
+	r, err := parseRule(words, c.v6)
 	if err != nil {
 		return err
 	}
@@ -350,7 +357,7 @@ func (c *chain) remove(words []string) error {
 		c.rules = slices.Delete(slices.Clone(c.rules), n-1, n)
 		return nil
 	}
-	want, err := parseRule(words)
+	want, err := parseRule(words, c.v6)
 	if err != nil {
 		return err
 	}

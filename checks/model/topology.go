@@ -27,11 +27,17 @@ func (n *Namespace) link(name string) *link {
 
 // Down sets a device down: its routes go away (fib_disable_ip), its neighbours are forgotten together with
 // what waits for them (neigh_ifdown), and the entries that were masqueraded on it are deleted
-// (masq_device_event). Its addresses stay.
+// (masq_device_event). Its IPv4 addresses stay.
 func (n *Namespace) Down(at conntrack.Span, name string) {
 	n.now = at
 	l := n.link(name)
 	l.up = false
+	if name != loopback { // its IPv6 addresses go, without keep_addr_on_down (addrconf_ifdown)
+		if n.given("net.ipv6.conf.all.keep_addr_on_down", 0) != 0 || n.given("net.ipv6.conf."+sysctlName(name)+".keep_addr_on_down", 0) != 0 {
+			n.notModelled("keep_addr_on_down: %s goes down", name)
+		}
+		l.addrs = slices.DeleteFunc(slices.Clone(l.addrs), func(p netip.Prefix) bool { return !p.Addr().Is4() })
+	}
 	n.routes = slices.DeleteFunc(slices.Clone(n.routes), func(r Route) bool { return r.Dev == name })
 	n.forgetNeighbours(name)
 	n.dropQueued(name)
@@ -92,7 +98,7 @@ func (n *Namespace) DelAddress(at conntrack.Span, dev string, a netip.Prefix) {
 		return
 	}
 	gone := []netip.Prefix{a}
-	if !l.secondary(i) && !n.switchedOn(dev, "promote_secondaries") {
+	if a.Addr().Is4() && !l.secondary(i) && !n.switchedOn(dev, "promote_secondaries") {
 		for _, p := range l.addrs[i+1:] {
 			if p.Masked() == a.Masked() {
 				gone = append(gone, p)
@@ -100,8 +106,8 @@ func (n *Namespace) DelAddress(at conntrack.Span, dev string, a netip.Prefix) {
 		}
 	}
 	l.addrs = slices.DeleteFunc(slices.Clone(l.addrs), func(p netip.Prefix) bool { return slices.Contains(gone, p) })
-	if len(l.addrs) == 0 {
-		n.routes = slices.DeleteFunc(slices.Clone(n.routes), func(r Route) bool { return r.Dev == dev })
+	if is4 := func(p netip.Prefix) bool { return p.Addr().Is4() }; is4(a) && !slices.ContainsFunc(l.addrs, is4) {
+		n.routes = slices.DeleteFunc(slices.Clone(n.routes), func(r Route) bool { return r.Dev == dev && is4(r.To) })
 	}
 	for _, p := range gone {
 		n.flushMasquerade(at, "the address "+p.Addr().String()+" is gone", func(e *entry) bool {
@@ -120,9 +126,12 @@ func (n *Namespace) switchedOn(dev, name string) bool {
 	return false
 }
 
+// sysctlName is a device's name in the name of a sysctl.
+func sysctlName(dev string) string { return strings.ReplaceAll(dev, ".", "/") }
+
 // deviceSysctl is a device's own setting; where it was not given, the one that devices begin with.
 func (n *Namespace) deviceSysctl(dev, name string, def int64) int64 {
-	key := "net.ipv4.conf." + strings.ReplaceAll(dev, ".", "/") + "." + name
+	key := "net.ipv4.conf." + sysctlName(dev) + "." + name
 	if _, ok := n.sysctls[key]; ok {
 		return n.sysctl(key, def)
 	}

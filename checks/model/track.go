@@ -100,15 +100,21 @@ func (n *Namespace) evict(e *entry, why string) {
 // conntrackIn is nf_conntrack_in (nf_conntrack_core.c): find or make the entry, run the L4 tracker,
 // note a first reply.
 func (n *Namespace) conntrackIn(w *walk) {
-	if w.p.Bad == "short" && w.p.Proto != conntrack.ICMP && !w.p.HasTuple() || w.p.Bad == "fragment" {
+	if w.p.Bad == "short" && !isICMP(w.p.Proto) && !w.p.HasTuple() || w.p.Bad == "fragment" {
 		n.stats["invalid"]++
 		w.say("nf_conntrack_in", "invalid: the L4 header cannot be read")
 		return
 	}
-	if w.p.Proto == conntrack.ICMP && !n.icmpIn(w) {
+	switch {
+	case w.p.Proto == conntrack.ICMP && !w.v6() && !n.icmpIn(w), w.p.Proto == conntrack.ICMPv6 && w.v6() && !n.icmp6In(w):
 		return
 	}
-	if w.p.Proto != conntrack.UDP && w.p.Proto != conntrack.ICMP {
+	if w.v6() && w.p.Proto == noNextHeader {
+		n.stats["invalid"]++
+		w.say("nf_conntrack_in", "invalid: there is no L4 header")
+		return
+	}
+	if proto := w.p.Proto; proto != conntrack.UDP && !isICMP(proto) && proto != gre && !genericTracked(proto, w.v6()) {
 		n.notModelled("protocol %s: %s", conntrack.ProtocolName(w.p.Proto), w.p.Line())
 		return
 	}
@@ -131,10 +137,15 @@ func (n *Namespace) conntrackIn(w *walk) {
 
 // handlePacket is nf_conntrack_handle_packet: the tracker of the packet's protocol; false means INVALID.
 func (n *Namespace) handlePacket(w *walk) bool {
-	if w.p.Proto == conntrack.ICMP {
+	switch {
+	case isICMP(w.p.Proto):
 		return n.icmpPacket(w)
+	case w.p.Proto == gre:
+		return n.grePacket(w)
+	case w.p.Proto == conntrack.UDP:
+		return n.udpPacket(w)
 	}
-	return n.udpPacket(w)
+	return n.genericPacket(w)
 }
 
 // resolveNormal is resolve_normal_ct: look the tuple up, make an unconfirmed entry if there is none,
@@ -249,10 +260,17 @@ func (n *Namespace) udpError(w *walk) bool {
 
 // tracker names the function that tracks a protocol.
 func tracker(proto uint8) string {
-	if proto == conntrack.ICMP {
+	switch proto {
+	case conntrack.ICMP:
 		return "nf_conntrack_icmp_packet"
+	case conntrack.ICMPv6:
+		return "nf_conntrack_icmpv6_packet"
+	case conntrack.UDP:
+		return "nf_conntrack_udp_packet"
+	case gre:
+		return "nf_conntrack_gre_packet"
 	}
-	return "nf_conntrack_udp_packet"
+	return "generic_packet"
 }
 
 // refresh is __nf_ct_refresh_acct: a new timeout, and the packet is counted.

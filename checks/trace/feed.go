@@ -3,6 +3,7 @@ package trace
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ctlab/checks/conntrack"
@@ -11,6 +12,7 @@ import (
 
 // apply hands one input to the model and collects what it predicts.
 func (h *hypothesis) apply(r Record) error {
+	h.predict(h.ns.Elapse(r.Span))
 	err := h.feed(r)
 	h.events = append(h.events, h.ns.Events()...)
 	h.predictCTInfo(r.At)
@@ -48,6 +50,8 @@ func (h *hypothesis) feed(r Record) error {
 		}
 	case Rules:
 		return n.Load(r.Text, r.Args == "noflush")
+	case Rules6:
+		return n.Load6(r.Text, r.Args == "noflush")
 	case Sysctl:
 		key, value, _ := strings.Cut(r.Args, " ")
 		n.Set(key, value)
@@ -122,6 +126,9 @@ func (h *hypothesis) feedNetwork(r Record) error {
 			n.DelLink(r.Span, dev)
 		case state == "down":
 			n.Down(r.Span, dev)
+		case strings.HasPrefix(state, "mtu "):
+			mtu, _ := strconv.Atoi(strings.TrimPrefix(state, "mtu ")) // which deviceState has read
+			n.SetMTU(dev, mtu)
 		default:
 			n.SetLink(dev, true)
 		}

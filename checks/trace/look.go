@@ -78,9 +78,13 @@ func (h *hypothesis) view(r Record) view {
 		}
 	case Count:
 		v.least, v.most = h.ns.Count(r.Span)
-	case Hits:
+	case Hits, Hits6:
+		rules := h.ns.Rules()
+		if r.Kind == Hits6 {
+			rules = h.ns.Rules6()
+		}
 		v.hits = map[place]conntrack.Counters{}
-		for _, hit := range h.ns.Rules().Hits() {
+		for _, hit := range rules.Hits() {
 			v.hits[place{hit.Table, hit.Chain, hit.Number}] = hit.Counters
 		}
 	}
@@ -162,7 +166,7 @@ func (h *hypothesis) compareViews(r Record, views []view) []Difference {
 		return h.compareStats(r, views)
 	case Count:
 		return h.compareCount(r, views)
-	case Hits:
+	case Hits, Hits6:
 		return h.compareHits(r, views)
 	}
 	return h.see(r)

@@ -85,7 +85,7 @@ func takesTime(r Record) bool {
 // looks reports whether the record reads something and changes nothing that matters.
 func looks(r Record) bool {
 	switch r.Kind {
-	case Get, Dump, Hits, Stats, Count, State:
+	case Get, Dump, Hits, Hits6, Stats, Count, State:
 		return true
 	}
 	return false
@@ -93,7 +93,7 @@ func looks(r Record) bool {
 
 // parts are the steps of an act: rules are loaded table by table, each in a transaction of its own.
 func parts(r Record) []Record {
-	if r.Kind != Rules {
+	if r.Kind != Rules && r.Kind != Rules6 {
 		return []Record{r}
 	}
 	var out []Record

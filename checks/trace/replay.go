@@ -394,14 +394,25 @@ func (run *replay) settle(r Record) {
 	run.live = run.live[:1]
 }
 
-// overdue takes out own packets that no input explained in time.
+// overdue takes out own packets that no input explained in time. Errors about fragments whose time ran out wait for
+// the next input, before which the model does not say so.
 func (h *hypothesis) overdue(now time.Duration) (diffs []Difference) {
 	diffs = h.overdueCTInfo(now)
-	for len(h.early) > 0 && now-h.early[0].At > lateness {
-		diffs = append(diffs, Difference{h.early[0], "packet", "left", h.early[0].Args, "nothing leaves", ""})
-		h.early = h.early[1:]
+	var rest []Record
+	for _, r := range h.early {
+		if now-r.At <= lateness || aboutFragments(r) {
+			rest = append(rest, r)
+			continue
+		}
+		diffs = append(diffs, Difference{r, "packet", "left", r.Args, "nothing leaves", ""})
 	}
+	h.early = rest
 	return diffs
+}
+
+func aboutFragments(r Record) bool {
+	_, p, err := devicePacket(r.Args)
+	return err == nil && p.About != nil && p.ICMPCode == 1 && (p.Proto == conntrack.ICMP && p.ICMPType == 11 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 3)
 }
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.

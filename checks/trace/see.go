@@ -27,7 +27,7 @@ func (h *hypothesis) see(r Record) []Difference {
 		h.endCTInfo(r.At)
 	case Event:
 		return h.seeEvent(r)
-	case Count, Stats, Hits:
+	case Count, Stats, Hits, Hits6:
 		return h.compareViews(r, []view{h.view(r)})
 	case State:
 		return h.seeState(r)

@@ -142,7 +142,7 @@ func (p *parser) text(line string) error {
 	}
 	r := &p.cur.Records[len(p.cur.Records)-1]
 	switch r.Kind {
-	case Rules, Hits, State:
+	case Rules, Rules6, Hits, Hits6, State:
 		r.Text += line + "\n"
 		return nil
 	}
@@ -300,7 +300,12 @@ func deviceState(args string) (dev, state string, err error) {
 	case "up", "down", "gone":
 		return dev, state, nil
 	}
-	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone", args)
+	if mtu, ok := strings.CutPrefix(state, "mtu "); ok {
+		if n, err := strconv.Atoi(mtu); err == nil && n > 0 {
+			return dev, state, nil
+		}
+	}
+	return dev, state, fmt.Errorf("link %q: want DEV up, down or gone, or DEV mtu N", args)
 }
 
 // parseSocket reads open|close LOCAL:PORT [> REMOTE:PORT].

@@ -23,9 +23,10 @@ const (
 	ARP       Kind = "arp"        // DEV ADDRESS: a neighbour announced itself
 	Neigh     Kind = "neigh"      // DEV ADDRESS: a neighbour was given up or deleted
 	Rules     Kind = "rules"      // restore|noflush, with the text
+	Rules6    Kind = "rules6"     // the same of ip6tables
 	Sysctl    Kind = "sysctl"     // KEY VALUE
 	Listen    Kind = "listen"     // somebody listens to events from now on
-	Link      Kind = "link"       // DEV up|down|gone
+	Link      Kind = "link"       // DEV up|down|gone, or DEV mtu N, bytes
 	Address   Kind = "address"    // DEV ADDRESS/PREFIX
 	NoAddress Kind = "no-address" // DEV ADDRESS/PREFIX: taken away
 	Routing   Kind = "route"      // TO dev DEV, or TO via ADDRESS dev DEV
@@ -54,6 +55,7 @@ const (
 	Count  Kind = "count"  // N: entries in the namespace
 	Stats  Kind = "stats"  // NAME N ...: counters since the namespace was made
 	Hits   Kind = "hits"   // with the text of iptables-save -c
+	Hits6  Kind = "hits6"  // with the text of ip6tables-save -c
 	Ended  Kind = "ended"  // the tap was closed: what leaves from now on is not seen
 	State  Kind = "state"  // sysctl|links|addresses|routes, with one line each
 )
@@ -61,7 +63,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
+	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
 		return true
 	}
 	return false
@@ -69,7 +71,7 @@ func (k Kind) input() bool {
 
 func (k Kind) seen() bool {
 	switch k {
-	case Left, CTInfo, Entry, Absent, Dumped, Event, Count, Stats, Hits, State, Ended:
+	case Left, CTInfo, Entry, Absent, Dumped, Event, Count, Stats, Hits, Hits6, State, Ended:
 		return true
 	}
 	return false

@@ -143,6 +143,8 @@ func cannotRun(err error) *exitError {
 		mend = "ulimit -n 4096 (a lab needs some 20 descriptors, and 5 for each node)"
 	case errors.As(err, &missing):
 		return &exitError{exitSkipped, fmt.Errorf("%w: modprobe %s, or another iptables (ctlab doctor tries what there is)", err, missing.Module)}
+	case errors.Is(err, live.ErrNoQueue):
+		return &exitError{exitSkipped, fmt.Errorf("%w: modprobe -a nft_compat xt_NFQUEUE nfnetlink_queue", err)}
 	case errors.Is(err, topology.ErrNoIptables):
 		mend = "apt-get install iptables"
 	case errors.Is(err, live.ErrNoRules):

@@ -244,10 +244,10 @@ func Modules() []string {
 	return []string{
 		"virtio_pci", "virtio_console", // the port for results
 		"veth",
-		"nf_conntrack", "nf_nat", "nf_conntrack_netlink",
+		"nf_conntrack", "nf_nat", "nf_conntrack_netlink", "nfnetlink_queue",
 		"ip_tables", "iptable_nat", "iptable_filter", "iptable_raw", "iptable_mangle",
 		"nf_tables", "nft_compat", "nft_chain_nat", "nft_ct", "nft_nat", "nft_masq", "nft_redir", "nft_reject_ipv4", "nft_limit",
 		"xt_tcpudp", "xt_nat", "xt_MASQUERADE", "xt_REDIRECT", "xt_conntrack", "xt_CT", "xt_comment", "xt_statistic",
-		"xt_mark", "xt_addrtype", "xt_multiport", "ipt_REJECT",
+		"xt_mark", "xt_addrtype", "xt_multiport", "xt_NFQUEUE", "ipt_REJECT",
 	}
 }

@@ -66,8 +66,8 @@ func (q *Queue) chainOf(p place) *nftables.Chain {
 	return c
 }
 
-// Unhold sends nothing to the queue any more. The chains stay: with the hook of a chain the kernel drops all that
-// waits (nf_queue_nf_hook_drop).
+// Unhold sends nothing to the queue any more. The chains stay: with any hook that goes the kernel drops all that waits
+// in the namespace (nf_queue_nf_hook_drop). So it does with those of conntrack, if no other rule needs tracking.
 func (q *Queue) Unhold() error {
 	for _, c := range q.chain {
 		q.rules.FlushChain(c)

@@ -99,8 +99,13 @@ func (g *Ground) AwaitHeld(ctx context.Context, node string, n int, limit time.D
 	over := time.NewTimer(limit)
 	defer over.Stop()
 	for {
-		if waiting, err := t.queue.Waiting(); err != nil || len(waiting) >= n {
+		waiting, err := t.queue.Waiting()
+		if err != nil {
 			return err
+		}
+		if len(waiting) >= n {
+			t.knowHeld(waiting)
+			return nil
 		}
 		select {
 		case <-t.queue.More():
@@ -108,6 +113,16 @@ func (g *Ground) AwaitHeld(ctx context.Context, node string, n int, limit time.D
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// knowHeld notes that packets were handled as far as to where they wait, so that what comes next is behind that.
+func (t *tracked) knowHeld(waiting []queue.Packet) {
+	now := t.clock()
+	for _, w := range waiting {
+		if p, ok := frames.Decode(w.Bytes); ok {
+			t.rec.heldBy(now, &p)
 		}
 	}
 }

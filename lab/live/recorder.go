@@ -27,7 +27,9 @@ type recorder struct {
 	recs   []raw
 	losses []loss
 	probes []probe
-	errors []int64 // when the node itself said that a host is unreachable
+	errors []int64             // when the node itself said that a host is unreachable
+	marks  map[string][]int64  // by device, when it had handled all that came before (see Ground.handled)
+	held   map[packetKey]int64 // when a packet was known to wait at a hold
 	lost   []string
 }
 
@@ -98,6 +100,12 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			}
 		case f.Packet != nil:
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
+		case !f.Out && isMark(f.ARP):
+			if r.marks == nil {
+				r.marks = map[string][]int64{}
+			}
+			r.marks[dev] = append(r.marks[dev], f.At)
+			continue
 		case !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
 			rec.kind, rec.args = trace.ARP, dev+" "+f.ARP.Sender.String()
 		case f.ARP != nil && f.Out && !f.ARP.Reply:
@@ -262,14 +270,46 @@ const actDelay = 500 * time.Microsecond
 // taken away in the middle: 212 ms were seen. Beyond that it is another packet, with an identification that came again.
 const waitDelay = 250 * time.Millisecond
 
+// packetKey tells a packet from others on its way through the node.
+type packetKey struct {
+	proto uint8
+	id    uint16
+}
+
+// heldBy notes that a packet waits at a hold.
+func (r *recorder) heldBy(at int64, p *conntrack.Packet) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := (packetKey{p.Proto, p.ID}); r.held[k] == 0 {
+		if r.held == nil {
+			r.held = map[packetKey]int64{}
+		}
+		r.held[k] = at
+	}
+}
+
+// actedBy is until when the kernel acted on a packet that came at a moment and is not seen leaving: until it is known to
+// be handled, or for actDelay. What is known in so many nanoseconds is told in microseconds, so that it must not seem
+// later than what came next.
+func (r *recorder) actedBy(came int64, dev string, k packetKey) int64 {
+	const told = int64(2 * time.Microsecond)
+	until := came + int64(actDelay)
+	for _, mark := range r.marks[dev] {
+		if mark >= came {
+			until = min(until, mark-told)
+			break
+		}
+	}
+	if held, ok := r.held[k]; ok && held >= came {
+		until = min(until, held-told)
+	}
+	return max(came, until)
+}
+
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
 // answered on the device by which it left, was acted on before it waited.
 func (r *recorder) bound() {
-	type key struct {
-		proto uint8
-		id    uint16
-	}
-	open := map[key]int{}          // the packet that came and has not left, by its identification
+	open := map[packetKey]int{}    // the packet that came and has not left, by its identification
 	answered := map[string]int64{} // when a neighbour on a device was last heard of
 	for i := range r.recs {
 		rec := &r.recs[i]
@@ -287,9 +327,10 @@ func (r *recorder) bound() {
 		if err != nil {
 			continue
 		}
-		k := key{p.Proto, p.ID}
+		k := packetKey{p.Proto, p.ID}
 		if rec.kind == trace.Packet {
-			rec.to, rec.took = rec.from+int64(actDelay), int64(actDelay)
+			rec.to = r.actedBy(rec.from, dev, k)
+			rec.took = rec.to - rec.from
 			open[k] = i
 			continue
 		}

@@ -168,3 +168,25 @@ func TestPacketBound(t *testing.T) {
 		}
 	}
 }
+
+// A packet that is known to be handled, or to wait at a hold, was acted on by then; what leaves when it is released says
+// nothing about when it came.
+func TestPacketBoundByMarksAndHolds(t *testing.T) {
+	var r recorder
+	r.add(packet(1*ms, trace.Packet, 1)) // never leaves
+	r.frames([]observe.Frame{{At: 1*ms + 50_000, Ifindex: 1, ARP: &observe.ARP{Sender: netip.IPv4Unspecified(), Target: netip.MustParseAddr("240.0.0.1")}}},
+		map[int]string{1: "app"}, nil)
+	r.add(packet(2*ms, trace.Packet, 2)) // is held
+	r.heldBy(2*ms+80_000, &conntrack.Packet{Proto: conntrack.UDP, ID: 2})
+	r.called(kernel.Moment{From: 100 * ms, To: 100*ms + 1000}, trace.Release, "1 accept")
+	r.add(packet(100*ms+500, trace.Left, 2))
+	r.trace(trace.Header{}, ticks(), 0)
+	for i, want := range map[int]int64{0: 48_000, 1: 78_000} { // less what is lost in microseconds
+		if rec := r.recs[i]; rec.took != want {
+			t.Errorf("record %d took %d ns, want %d", i, rec.took, want)
+		}
+	}
+	if len(r.recs) != 4 {
+		t.Errorf("%d records: a mark is none", len(r.recs))
+	}
+}

@@ -211,6 +211,14 @@ func dropSum(b []byte) {
 // handledLimit is how long a router may take to handle what was sent to it. It takes some ten microseconds.
 const handledLimit = 250 * time.Millisecond
 
+// nobodys are addresses that nobody has (class E), by their first byte.
+const nobodys = 240
+
+// isMark reports whether an ARP message is one of the marks of handled.
+func isMark(a *observe.ARP) bool {
+	return a.Sender.IsUnspecified() && a.Target.Is4() && a.Target.As4()[0] == nobodys
+}
+
 // handled waits until the router has handled what was sent before. Frames that one processor is given are handled one
 // after the other, so that behind each of them stands a mark that the router passes over: an ARP probe (without a
 // sender's address, RFC 5227) for an address of the class that nobody has. When the tap has seen the mark come in,
@@ -218,7 +226,7 @@ const handledLimit = 250 * time.Millisecond
 // ends with the limit.
 func (g *Ground) handled(ctx context.Context, w *wire) error {
 	w.marks++
-	mark := netip.AddrFrom4([4]byte{240, 0, byte(w.marks >> 8), byte(w.marks)})
+	mark := netip.AddrFrom4([4]byte{nobodys, 0, byte(w.marks >> 8), byte(w.marks)})
 	_, seen := w.node.tap.SoFar(math.MaxInt)
 	if err := w.send(unix.ETH_P_ARP, w.arp(arpRequest, netip.IPv4Unspecified(), unknownMAC(), mark)); err != nil {
 		return fmt.Errorf("mark the end on wire %s: %w", w.spec.Name, err)

@@ -101,3 +101,34 @@ func (w *World) release(ctx context.Context, s *lab.Step, out *lab.Outcome) erro
 	}
 	return nil
 }
+
+// mark notes how many packets have passed each tracked node when a step begins.
+func (w *World) mark() {
+	for _, t := range w.tracked {
+		name := t.spec.Name
+		w.marks[name] = [2]int{w.marks[name][1], w.ground.Mark(name)}
+	}
+}
+
+// awaitPacket waits for a packet on the link of a node, which may have passed since the step before began, as that may
+// have been its cause.
+func (w *World) awaitPacket(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
+	n := w.lab.Node(s.On)
+	node, dev, towards := n.Uplink, n.Port, true
+	if n.Router {
+		node, towards = n.Name, false
+	}
+	limit := heldLimit
+	if s.Deadline > 0 {
+		limit = s.Deadline
+	}
+	return w.ground.Await(ctx, node, limit, func() bool {
+		for _, p := range w.ground.Passed(node, w.marks[node][0]) {
+			if p.Out == towards && (n.Router || p.Dev == dev) && s.Awaited.Matches(&p.Packet) {
+				out.Awaited = &p
+				return true
+			}
+		}
+		return false
+	})
+}

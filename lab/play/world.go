@@ -26,6 +26,7 @@ type World struct {
 	ended   map[string]time.Duration // when named steps were over
 	served  []lab.Program            // servers that are programs and have ended
 	waited  time.Duration            // for programs, whose time is not ctlab's own
+	marks   map[string][2]int        // by tracked node, how many packets had passed when the step before began, and when this one did
 	started bool                     // Build came to its end
 	built   bool                     // Build began
 
@@ -65,7 +66,7 @@ type client struct {
 // New prepares a world; nothing is made yet.
 func New(l *lab.Lab, g Ground) *World {
 	return &World{lab: l, ground: newTimed(g), servers: map[string]*server{}, clients: map[string]*client{}, backs: map[string][]string{},
-		asked: map[string]int{}, where: map[netip.Addr]string{}, ended: map[string]time.Duration{}}
+		asked: map[string]int{}, where: map[netip.Addr]string{}, ended: map[string]time.Duration{}, marks: map[string][2]int{}}
 }
 
 // Build makes the network, loads the rules, starts the servers and opens the clients' sockets. The setting's
@@ -167,6 +168,7 @@ func (w *World) WaitUntil(ctx context.Context, at time.Duration) error {
 // Do plays one step.
 func (w *World) Do(ctx context.Context, s *lab.Step) (out lab.Outcome, err error) {
 	out.Began = w.Now()
+	w.mark()
 	before, err := w.countersBefore(s)
 	if err == nil {
 		err = w.act(ctx, s, &out)
@@ -213,6 +215,9 @@ func (w *World) act(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	case lab.Release:
 		return w.release(ctx, s, out)
 	case lab.Wait:
+		if s.Awaited != nil {
+			return w.awaitPacket(ctx, s, out)
+		}
 		return w.WaitUntil(ctx, out.Began+s.Wait)
 	case lab.Exec:
 		return w.exec(ctx, s, out)

@@ -80,6 +80,8 @@ func (t *text) said(s *lab.StepResult) []string {
 		return programs(out.Programs)
 	case lab.PutPacket:
 		return t.sent(out.Sent)
+	case lab.Wait:
+		return t.awaited(s)
 	case lab.Hold:
 		return []string{holding(s.Step)}
 	case lab.Release:

@@ -75,3 +75,15 @@ func (t *text) released(all []lab.Released) []string {
 	}
 	return lines
 }
+
+// awaited is the packet that a step waited for.
+func (t *text) awaited(s *lab.StepResult) []string {
+	switch p := s.Outcome.Awaited; {
+	case s.Step.Awaited == nil:
+		return nil
+	case p == nil:
+		return []string{"it did not come"}
+	default:
+		return []string{t.name.Text(shortPacket(&p.Packet))}
+	}
+}

@@ -46,7 +46,7 @@ func (g *Ground) AwaitHeld(ctx context.Context, node string, n int, limit time.D
 	if err != nil {
 		return fmt.Errorf("wait for held packets: %w", err)
 	}
-	return g.wait(func() error { return g.run(ctx, g.now+int64(limit), func() bool { return len(t.ns.Held()) >= n }) })
+	return g.await(ctx, limit, func() bool { return len(t.ns.Held()) >= n })
 }
 
 // Release lets a packet that waits go on, or be dropped.

@@ -75,7 +75,19 @@ func (g *Ground) Await(ctx context.Context, node string, limit time.Duration, en
 	if _, err := g.trackedNode(node); err != nil {
 		return fmt.Errorf("wait for packets: %w", err)
 	}
-	return g.wait(func() error { return g.run(ctx, g.now+int64(limit), enough) })
+	return g.await(ctx, limit, enough)
+}
+
+// await lets time pass until enough is true, or else until the limit.
+func (g *Ground) await(ctx context.Context, limit time.Duration, enough func() bool) error {
+	return g.wait(func() error {
+		until := g.now + int64(limit)
+		err := g.run(ctx, until, enough)
+		if err == nil && !enough() {
+			g.now = max(g.now, until)
+		}
+		return err
+	})
 }
 
 // pass notes a packet that came to the node or left it.
