@@ -165,7 +165,7 @@ func (r *lineReader) entry() {
 
 // protocols are the names that a line may begin with, for hints; a number is allowed too.
 func protocols() []string {
-	return []string{"udp", "tcp", "icmp", "sctp", "dccp", "gre", "udplite"}
+	return []string{"udp", "tcp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite"}
 }
 
 func (r *lineReader) protocol() uint8 {
@@ -176,8 +176,8 @@ func (r *lineReader) protocol() uint8 {
 	p, err := conntrack.ParseProtocol(w.text)
 	named := func(name string) bool { _, err := conntrack.ParseProtocol(name); return err == nil }
 	switch {
-	case p == conntrack.ICMPv6 || w.text == "icmp6":
-		r.fail(w, "IPv6 is not supported yet", "")
+	case w.text == "icmp6" || w.text == "ipv6-icmp":
+		r.fail(w, Quote(w.text)+" is no protocol", "icmpv6, as conntrack prints it")
 	case startsNumber(w.text) && !startsNumber(r.peek(0).text) && named(r.peek(0).text):
 		r.fail(w, Quote(w.text)+" is no protocol", "write: "+clip(w.text)+" x "+r.peek(0).text)
 	case err != nil && r.peek(0).text == ">":
@@ -205,7 +205,11 @@ func (r *lineReader) tuple() TupleWant {
 		r.fail(arrow, "\">\" is missing before "+Quote(arrow.text), "SOURCE > DESTINATION")
 	}
 	dst := r.endpoint()
-	return TupleWant{r.address(src, dst), r.address(dst, src)}
+	t := TupleWant{r.address(src, dst), r.address(dst, src)}
+	if a, b := t.Src.Prefix, t.Dst.Prefix; a.IsValid() && b.IsValid() && a.Addr().Is4() != b.Addr().Is4() {
+		r.fail(dst.word, Quote(src.host)+" and "+Quote(dst.host)+" are of different families", "both ends have addresses of one family")
+	}
+	return t
 }
 
 func (r *lineReader) endpoint() end {
@@ -214,17 +218,18 @@ func (r *lineReader) endpoint() end {
 	if r.err != nil {
 		return e
 	}
-	if strings.HasPrefix(w.text, "[") || strings.Count(w.text, ":") > 1 {
-		r.fail(w, Quote(w.text)+": IPv6 is not supported yet", "")
-		return e
-	}
-	host, ports, given := strings.Cut(w.text, ":")
+	host, ports, given, err := cutPorts(w.text)
+	r.part(w.at, err)
 	e.host = host
 	if given {
-		r.ports(&e, ports, w.at+len(host)+1)
+		r.ports(&e, ports, w.at+len(w.text)-len(ports))
 	}
 	switch {
 	case host == "any":
+	case strings.Contains(host, ":"):
+		prefix, err := parseIPv6(host)
+		e.want.Prefix = prefix
+		r.part(w.at+strings.Index(w.text, host), err)
 	case startsNumber(host):
 		prefix, err := parseIPv4(host)
 		e.want.Prefix = prefix
@@ -235,6 +240,44 @@ func (r *lineReader) endpoint() end {
 		r.fail(word{host, w.at}, Quote(host)+" is no address and no name", "app:40000, 10.96.0.10:53, 10.244.0.0/16 or any")
 	}
 	return e
+}
+
+// cutPorts splits an endpoint at the colon before its ports. An IPv6 address before ports stands in brackets, as else
+// nobody could tell where it ends.
+func cutPorts(text string) (host, ports string, given bool, err *LineError) {
+	inner, rest, closed := strings.Cut(text, "]")
+	switch {
+	case strings.HasPrefix(text, "[") && !closed:
+		return text, "", false, &LineError{0, len(text), Quote(text) + ": the bracket is not closed", "[fd00::5]:53"}
+	case strings.HasPrefix(text, "["):
+		ports, given = strings.CutPrefix(rest, ":")
+		if !given && rest != "" {
+			return text, "", false, &LineError{len(inner) + 1, len(rest), Quote(rest) + " behind the bracket", "[fd00::5]:53"}
+		}
+		return inner[1:], ports, given, nil
+	case strings.Count(text, ":") > 1:
+		return text, "", false, nil
+	}
+	host, ports, given = strings.Cut(text, ":")
+	return host, ports, given, nil
+}
+
+func parseIPv6(text string) (netip.Prefix, *LineError) {
+	whole := func(msg, hint string) *LineError { return &LineError{0, len(text), msg, hint} }
+	if strings.Contains(text, "..") {
+		return netip.Prefix{}, whole(Quote(text)+": ranges of addresses are not supported yet", "a prefix, such as fd00::/64")
+	}
+	if a, err := netip.ParseAddr(text); err == nil && a.Is6() && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || !p.Addr().Is6():
+		return p, whole(Quote(text)+" is no IPv6 address", "a port stands behind brackets: [fd00::5]:53")
+	case p.Masked() != p:
+		return p, whole(Quote(text)+" has bits behind its prefix", p.Masked().String())
+	}
+	return p, nil
 }
 
 func (r *lineReader) ports(e *end, text string, at int) {

@@ -13,7 +13,7 @@ import (
 // places is a lab for lines: two hosts, a service, and a router with an address for each host.
 func places(name, other string) (netip.Addr, *LineError) {
 	addresses := map[string]string{
-		"app": "10.244.2.5", "server": "10.244.1.10", "dns": "10.96.0.10",
+		"app": "10.244.2.5", "server": "10.244.1.10", "dns": "10.96.0.10", "six": "fd00::5",
 		"node to app": "10.244.2.1", "node to server": "10.244.1.1",
 	}
 	for _, key := range []string{name, name + " to " + other} {
@@ -96,6 +96,9 @@ func TestParseEntryWant(t *testing.T) {
 		{"udp node > app | app > node", "1 x udp 10.244.2.1 > 10.244.2.5 | 10.244.2.5 > 10.244.2.1"},
 		{"udp server > node:9", "1 x udp 10.244.1.10 > 10.244.1.1:9..9"},
 		{"icmp app > server unreplied", "1 x icmp 10.244.2.5 > 10.244.1.10 has none not seen-reply"},
+		{"icmpv6 six > fd00::1 unreplied", "1 x icmpv6 fd00::5/128 > fd00::1/128 has none not seen-reply"},
+		{"udp [fd00::5]:40053 > [fd00:10:96::a]:53..54", "1 x udp fd00::5/128:40053..40053 > fd00:10:96::a/128:53..54"},
+		{"udp six:9 > fd00::/64 | [fd00::/64] > [fd00::5]", "1 x udp fd00::5/128:9..9 > fd00::/64 | fd00::/64 > fd00::5/128"},
 		{"gre app > server", "1 x gre 10.244.2.5 > 10.244.1.10"},
 		{"89 app > server", "1 x 89 10.244.2.5 > 10.244.1.10"},
 		{"udp any > any not-unreplied not-assured snat dnat-done not-dying", "1 x udp any > any has seen-reply,snat,dnat-done not assured,dying"},
@@ -138,7 +141,15 @@ func TestLineErrors(t *testing.T) {
 		{"udp app: > dns", "       ^", "no port behind the colon", `write "app" alone`},
 		{"udp app:.. > dns", "        ^~", `".." has no ends`, ""},
 		{"udp 10.0.0.1/33 > dns", "    ^~~~~~~~~~~", "is no IPv4 address", ""},
-		{"udp ::1 > dns", "    ^~~", "IPv6 is not supported yet", ""},
+		{"udp ::1 > dns", "          ^~~", `"::1" and "dns" are of different families`, "one family"},
+		{"udp [::1:53 > any", "    ^~~~~~~", "the bracket is not closed", "[fd00::5]:53"},
+		{"udp [::1]53 > any", "         ^~", `"53" behind the bracket`, "[fd00::5]:53"},
+		{"udp [::1]: > any", "         ^", "no port behind the colon", ""},
+		{"udp [::1]:x > any", "          ^", `"x" is no whole number`, ""},
+		{"udp fd00::5:53x > any", "    ^~~~~~~~~~~", "is no IPv6 address", "brackets"},
+		{"udp fd00::5/64 > any", "    ^~~~~~~~~~", "has bits behind its prefix", "fd00::/64"},
+		{"udp fd00::5..fd00::9 > any", "    ^~~~~~~~~~~~~~~~", "ranges of addresses are not supported yet", ""},
+		{"icmp6 app > dns", "^~~~~", `"icmp6" is no protocol`, "icmpv6"},
 		{"udp * > dns", "    ^", `"*" is no address and no name`, "any"},
 		{"017 app > dns", "^~~", "017 has a leading zero", ""},
 		{"300 app > dns", "^~~", `"300" is no protocol`, ""},

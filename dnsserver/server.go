@@ -112,20 +112,20 @@ func (s *Server) note(w dns.ResponseWriter, r *dns.Msg, tcp bool) {
 // ttl is short, as that of a cluster's own names.
 const ttl = 5
 
-// answer gives an A record of a documentation address (RFC 5737) for every question of that type, and
+// answer gives an A or AAAA record of a documentation address (RFC 5737, RFC 3849) for every question of such a type, and
 // says who answered.
 func (s *Server) answer(r *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetReply(r)
 	m.Authoritative = true
 	for _, q := range r.Question {
-		if q.Qtype != dns.TypeA {
-			continue
+		head := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
+		switch q.Qtype {
+		case dns.TypeA:
+			m.Answer = append(m.Answer, &dns.A{Hdr: head, A: net.IPv4(192, 0, 2, 1)})
+		case dns.TypeAAAA:
+			m.Answer = append(m.Answer, &dns.AAAA{Hdr: head, AAAA: net.ParseIP("2001:db8::1")})
 		}
-		m.Answer = append(m.Answer, &dns.A{
-			Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl},
-			A:   net.IPv4(192, 0, 2, 1),
-		})
 	}
 	m.Extra = append(m.Extra, &dns.TXT{
 		Hdr: dns.RR_Header{Name: IdentityName, Rrtype: dns.TypeTXT, Class: dns.ClassINET},

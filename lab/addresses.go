@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ctlab/checks"
+	"ctlab/topology/service"
 )
 
 // pool is where hosts without an address get theirs, in subnets of poolBits.
@@ -21,8 +22,10 @@ func (d *decoder) assignAddresses(drafts []*nodeDraft) {
 		if n.address.key == nil || n.Router || n.kind == "" {
 			continue
 		}
-		if d.hostAddresses(n) && gateways[n.Gateway] == nil {
-			gateways[n.Gateway] = n.Node
+		for _, g := range d.hostAddresses(n) {
+			if gateways[g] == nil {
+				gateways[g] = n.Node
+			}
 		}
 	}
 	for _, n := range drafts {
@@ -30,11 +33,11 @@ func (d *decoder) assignAddresses(drafts []*nodeDraft) {
 			continue
 		}
 		if g := gateways[n.Address.Addr()]; g != nil {
-			d.fail(n.also[0].value, gatewayHint(n), "%s: %s is the gateway of %s", n.Name, n.Address.Addr(), subnetOf(g, n))
+			d.fail(n.also[0].value, gatewayHint(n), "%s: %s is the gateway of %s", n.Name, n.Address.Addr(), subnetOf(g, n, n.Address.Addr()))
 		}
 		for i, a := range n.Also {
 			if g := gateways[a.Addr()]; g != nil {
-				d.fail(n.also[i+1].value, "", "%s: %s is the gateway of %s", n.Name, a.Addr(), subnetOf(g, n))
+				d.fail(n.also[i+1].value, "", "%s: %s is the gateway of %s", n.Name, a.Addr(), subnetOf(g, n, a.Addr()))
 			}
 		}
 	}
@@ -44,42 +47,52 @@ func (d *decoder) assignAddresses(drafts []*nodeDraft) {
 	d.fillAddresses(drafts, gateways)
 }
 
-func subnetOf(g *Node, n *nodeDraft) string {
+func subnetOf(g *Node, n *nodeDraft, a netip.Addr) string {
 	if g == n.Node {
 		return "its own subnet"
 	}
-	return fmt.Sprintf("%s's subnet %s", g.Name, g.Address.Masked())
+	return fmt.Sprintf("%s's subnet %s", g.Name, g.AddressIn(service.FamilyOf(a)).Masked())
 }
 
 func gatewayHint(n *nodeDraft) string {
 	return "the router has the first address of the subnet; try " + netip.PrefixFrom(n.Address.Addr().Next(), n.Address.Bits()).String()
 }
 
-// hostAddresses reads a host's addresses: the first one has the gateway in its subnet, further ones stand
-// behind it. It reports whether the first is the host's alone.
-func (d *decoder) hostAddresses(n *nodeDraft) bool {
-	alone := false
+// hostAddresses reads a host's addresses: the first one of each family has the gateway in its subnet, further ones
+// stand behind it. It returns the gateways of those that are the host's alone.
+func (d *decoder) hostAddresses(n *nodeDraft) (alone []netip.Addr) {
 	for i, f := range d.list(n.address) {
-		p, ok := d.hostAddress(f, i == 0)
+		p, ok := d.hostAddress(f, func(p netip.Prefix) bool { return !n.gatewayIn(service.FamilyOf(p.Addr())).IsValid() })
 		if !ok {
 			if i == 0 {
-				return false
+				return nil
 			}
 			continue
 		}
+		if n.Wire && p.Addr().Is6() {
+			d.fail(f.value, "", "%s: IPv6 on a wire is not supported yet", n.Name)
+		}
 		unique := d.unique(n, f, p.Addr())
 		n.also = append(n.also, f)
-		if i == 0 {
-			n.Address, n.Gateway, alone = p, p.Masked().Addr().Next(), unique
+		gateway := p.Masked().Addr().Next()
+		switch first := !n.gatewayIn(service.FamilyOf(p.Addr())).IsValid(); {
+		case i == 0:
+			n.Address, n.Gateway = p, gateway
+		case first:
+			n.Also, n.OtherGateway = append(n.Also, p), gateway
+		default:
+			n.Also = append(n.Also, p)
 			continue
 		}
-		n.Also = append(n.Also, p)
+		if unique {
+			alone = append(alone, gateway)
+		}
 	}
 	return alone
 }
 
-// hostAddress reads an address with its subnet's length; only the first one's subnet has a gateway.
-func (d *decoder) hostAddress(f field, first bool) (netip.Prefix, bool) {
+// hostAddress reads an address with its subnet's length; only the subnet of the first one of a family has a gateway.
+func (d *decoder) hostAddress(f field, first func(netip.Prefix) bool) (netip.Prefix, bool) {
 	p, ok := d.prefix(f, "such as 10.244.1.10/24")
 	if !ok {
 		return p, false
@@ -88,10 +101,13 @@ func (d *decoder) hostAddress(f field, first bool) (netip.Prefix, bool) {
 		d.fail(f.value, hint, f.name()+": "+format, args...)
 		return netip.Prefix{}, false
 	}
+	roomy := p.Bits() <= p.Addr().BitLen()-2
 	switch {
-	case p.Bits() > 30 && first:
-		return bad("/24 is usual", "a /%d has no room for a gateway", p.Bits())
-	case p.Bits() <= 30 && (p.Addr() == p.Masked().Addr() || p.Addr() == lastAddr(p)):
+	case !roomy && first(p):
+		return bad(usualLength(p.Addr())+" is usual", "a /%d has no room for a gateway", p.Bits())
+	case roomy && p.Addr().Is6() && p.Addr() == p.Masked().Addr():
+		return bad("", "%s is the first address of %s, which all routers on it have (RFC 4291, 2.6.1)", p.Addr(), p.Masked())
+	case roomy && p.Addr().Is4() && (p.Addr() == p.Masked().Addr() || p.Addr() == lastAddr(p)):
 		return bad("", "%s is the first or the last address of %s, which belongs to the subnet", p.Addr(), p.Masked())
 	}
 	return p, true
@@ -108,27 +124,33 @@ func (d *decoder) prefix(f field, hint string) (netip.Prefix, bool) {
 	}
 	text := f.value.text
 	p, err := netip.ParsePrefix(text)
-	if a, aErr := netip.ParseAddr(text); aErr == nil && a.Is4() {
-		return bad(text+"/24", "%s has no prefix length", checks.Quote(text))
+	if a, aErr := netip.ParseAddr(text); aErr == nil {
+		return bad(text+usualLength(a), "%s has no prefix length", checks.Quote(text))
 	}
 	switch {
-	case strings.Count(text, ":") > 1:
-		return bad("", "IPv6 is not supported yet")
 	case err != nil:
 		return bad(hint, "%s is no address", checks.Quote(text))
 	case !usable(p.Addr()):
 		return bad("", "no host can have %s", p.Addr())
 	case p.Bits() < 8:
-		return bad("/24 is usual", "a /%d is too large", p.Bits())
+		return bad(usualLength(p.Addr())+" is usual", "a /%d is too large", p.Bits())
 	}
 	return p, true
 }
 
-// addressOrPrefix reads an address, which is a /32, or ADDRESS/LENGTH.
+// usualLength is the length of a usual subnet.
+func usualLength(a netip.Addr) string {
+	if a.Is4() {
+		return "/24"
+	}
+	return "/64"
+}
+
+// addressOrPrefix reads an address, which is a prefix of its own, or ADDRESS/LENGTH.
 func (d *decoder) addressOrPrefix(f field) (netip.Prefix, bool) {
 	if v := f.value; v.kind == scalar && v.text != "" && !strings.Contains(v.text, "/") {
 		a, ok := d.addr(f, "such as 10.96.0.10, or 10.96.0.10/32")
-		return netip.PrefixFrom(a, 32), ok
+		return netip.PrefixFrom(a, a.BitLen()), ok
 	}
 	return d.prefix(f, "such as 10.96.0.10, or 10.96.0.10/32")
 }
@@ -140,8 +162,6 @@ func (d *decoder) addr(f field, hint string) (netip.Addr, bool) {
 	}
 	a, err := netip.ParseAddr(f.value.text)
 	switch {
-	case strings.Count(f.value.text, ":") > 1:
-		d.fail(f.value, "", "%s: IPv6 is not supported yet", f.name())
 	case err != nil:
 		d.fail(f.value, hint, "%s: %s is no address", f.name(), checks.Quote(f.value.text))
 	case !usable(a):
@@ -168,9 +188,15 @@ func (d *decoder) readLocal(n *nodeDraft, f field) {
 // isNone reports the word that takes away or switches off.
 func isNone(v *node) bool { return v.kind == scalar && v.style == plain && v.text == "none" }
 
-// usable reports whether a host may have the address.
+// usable reports whether a host may have the address. Link-local ones of IPv6 are ctlab's own to give.
 func usable(a netip.Addr) bool {
-	return a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && a.As4()[0] != 0 && a.As4()[0] < 240
+	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		return false
+	}
+	if a.Is6() {
+		return !a.Is4In6() && !a.IsLinkLocalUnicast() && a.Zone() == ""
+	}
+	return a.As4()[0] != 0 && a.As4()[0] < 240
 }
 
 // lastAddr is the broadcast address.
@@ -257,7 +283,7 @@ func (d *decoder) has(n *Node, a netip.Addr) bool {
 			}
 		}
 	}
-	for _, p := range append(append([]netip.Prefix{n.Address}, n.Also...), n.Local...) {
+	for _, p := range append(n.Addresses(), n.Local...) {
 		if p.Addr() == a {
 			return true
 		}

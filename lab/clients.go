@@ -47,7 +47,8 @@ func clientDNSKeys() []key[*clientDraft] {
 		}},
 		{"source", "one of its node's addresses, to which the socket is bound", address, func(_ *decoder, c *clientDraft, f field) { c.address = f }},
 		{"recverr", "true: IP_RECVERR, the socket hears of every ICMP error", boolean, func(d *decoder, c *clientDraft, f field) { c.RecvErr = d.bool(f) }},
-	}, later[*clientDraft]("types", "over")...)
+		{"types", "of the question; A", words("A", "AAAA"), func(d *decoder, c *clientDraft, f field) { c.AAAA = d.oneOf(f, []string{"A", "AAAA"}) == "AAAA" }},
+	}, later[*clientDraft]("over")...)
 }
 
 func (d *decoder) readClients() {
@@ -121,6 +122,7 @@ func (d *decoder) clientServer(c *clientDraft, f field) {
 			return
 		}
 		c.Server, c.To = host.text, netip.AddrPortFrom(a, cmp.Or(port, dnsPort))
+		d.meet(f, c.On, a)
 		return
 	}
 	service, node := d.names.services[host.text], d.names.nodes[host.text]
@@ -128,6 +130,7 @@ func (d *decoder) clientServer(c *clientDraft, f field) {
 	case service != nil:
 		c.Server = service.Name
 		c.To = netip.AddrPortFrom(service.VIP, d.servicePort(f, service, port))
+		d.meet(f, c.On, service.VIP)
 	case node != nil:
 		a, err := d.resolve(node.Name, c.On)
 		if err != nil {

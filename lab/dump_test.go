@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"ctlab/topology/service"
 )
 
 // dump writes everything that a lab holds, a line for each thing, so that a test can compare it whole.
@@ -16,10 +18,14 @@ func dump(l *Lab) string {
 		if len(n.Also)+len(n.Local) > 0 {
 			p("  also %s local %s", n.Also, n.Local)
 		}
+		if n.OtherGateway.IsValid() {
+			p("  other gateway %s", n.OtherGateway)
+		}
 		for _, r := range n.Routes {
 			p("  route %d:%d %s", r.Pos.Line, r.Pos.Col, r)
 		}
 		dumpRules(p, n.Rules)
+		dumpRules(p, n.Rules6)
 		if n.Wire {
 			p("  wire silent %t", n.Silent)
 		}
@@ -43,6 +49,9 @@ func dump(l *Lab) string {
 			continue
 		}
 		p("client %s %d:%d on %s control %t server %s to %s asks %s from %d timeout %s connected %t", c.Name, c.Pos.Line, c.Pos.Col, c.On, c.Control, c.Server, c.To, c.Question, c.SourcePort, c.Timeout, c.Connected)
+		if c.AAAA {
+			p("  type AAAA")
+		}
 		if c.RecvErr || c.Source.IsValid() {
 			p("  recverr %t source %s", c.RecvErr, c.Source)
 		}
@@ -93,6 +102,9 @@ func dumpStep(p func(string, ...any), s *Step) {
 		p("  nodes %v set %v", s.Nodes, s.Sysctls)
 	case SetRules:
 		p("  nodes %v change %q replace %t", s.Nodes, s.Change, s.HasReplace)
+		if s.Family != service.IPv4 {
+			p("  family %s", s.Family)
+		}
 		dumpRules(p, s.Replace)
 	case SetLink, SetAddress:
 		p("  nodes %v dev %s state %q add %s del %s", s.Nodes, s.Dev, s.LinkState, s.AddAddress, s.DelAddress)

@@ -41,6 +41,8 @@ func TestGood(t *testing.T) {
 		{"more-programs", ""},
 		{"more-programs", "other-way-round"},
 		{"more-programs", "all-built-in"},
+		{"families", ""},
+		{"families", "ipv4"},
 	} {
 		t.Run(c.file+" "+c.variant, func(t *testing.T) {
 			l, err := ReadFile(filepath.Join("testdata/good", c.file+".yaml"), c.variant)
@@ -197,7 +199,7 @@ func TestLineEnds(t *testing.T) {
 // TestListens finds where servers answer: where they are told to, else at the address of their node.
 func TestListens(t *testing.T) {
 	src := `lab: x
-nodes: {node: {kind: router, local: 10.9.9.9}, app: {address: 10.1.0.5/24}, pod: {address: 10.1.0.6/24}}
+nodes: {node: {kind: router, local: 10.9.9.9}, app: {uplink: node, address: 10.1.0.5/24}, pod: {uplink: node, address: 10.1.0.6/24}, both: {uplink: other, address: [fd00::7/64, 10.1.0.7/24]}, six: {uplink: other, address: fd00::8/64}, other: {kind: router}}
 servers:
   own: {on: app, dns: {}}
   on-router: {on: node, listen: "10.1.0.1:5353", dns: {}}
@@ -212,9 +214,10 @@ steps: [{wait: 1s}]
 	}
 	for _, c := range []struct{ server, on, want string }{
 		{"own", "app", "10.1.0.5:53"}, {"own", "pod", "10.1.0.6:53"}, {"own", "node", "10.1.0.1:53"}, {"only", "node", "10.1.0.1:53"},
-		{"on-router", "node", "10.1.0.1:5353"}, {"every", "pod", "0.0.0.0:54"}, {"lo", "node", "10.9.9.9:53"}, {"own", "nowhere", "invalid AddrPort"},
+		{"on-router", "node", "10.1.0.1:5353"}, {"every", "pod", "0.0.0.0:54"}, {"lo", "node", "10.9.9.9:53"}, {"own", "nowhere", ""},
+		{"own", "both", "10.1.0.7:53 [fd00::7]:53"}, {"every", "both", "0.0.0.0:54 [::]:54"}, {"own", "six", "[fd00::8]:53"}, {"every", "six", "[::]:54"},
 	} {
-		if got := l.Listens(l.Server(c.server), c.on).String(); got != c.want {
+		if got := fmt.Sprint(l.Listens(l.Server(c.server), c.on)); got != "["+c.want+"]" {
 			t.Errorf("%s on %s: %s, want %s", c.server, c.on, got, c.want)
 		}
 	}

@@ -83,10 +83,13 @@ type Node struct {
 	Uplink  string         // the router that the host hangs on
 	Port    string         // the name of the router's port towards the host
 	Gateway netip.Addr     // the address of that port: the first of the host's subnet
-	Anchor  bool           // keep tracking on with an anchor rule (tracked nodes)
-	Sysctls []Sysctl       // in the order of the file
-	Routes  []Route        // besides those that its links bring
-	Rules   []Rules        // the lab's own iptables rules (tracked nodes), in the order of the file
+	// OtherGateway is that of the first address in Also whose family is not Address's; invalid without one.
+	OtherGateway netip.Addr
+	Anchor       bool     // keep tracking on with an anchor rule (tracked nodes)
+	Sysctls      []Sysctl // in the order of the file
+	Routes       []Route  // besides those that its links bring
+	Rules        []Rules  // the lab's own iptables rules (tracked nodes), in the order of the file
+	Rules6       []Rules  // and its ip6tables rules
 }
 
 // Route is a route of a node's main table. Dev is always known; without a Via the destination is on the
@@ -177,7 +180,8 @@ type Client struct {
 	Control    bool // beside every request one from a fresh port
 	Server     string
 	To         netip.AddrPort
-	Question   string // the name asked for, a fully qualified A question
+	Question   string // the name asked for, fully qualified
+	AAAA       bool   // the question is of type AAAA; else A
 	SourcePort uint16 // 0: a fresh one each time
 	Timeout    time.Duration
 	Connected  bool       // socket: connected
@@ -270,6 +274,7 @@ type Step struct {
 	Change     string  // rules: lines as typed after iptables
 	Replace    []Rules // rules: the lab's own rules from now on; counts if HasReplace
 	HasReplace bool
+	Family     service.Family // rules: whose, iptables' or ip6tables'
 
 	Dev                    string         // link, address: the device on the node
 	LinkState              string         // link: "up", "down" or "gone"
@@ -497,21 +502,42 @@ func (l *Lab) Client(name string) *Client {
 	return nil
 }
 
-// Listens is where a server answers while it runs on a node: the address that it was given, else the
-// node's, which on a router is its only one.
-func (l *Lab) Listens(s *Server, on string) netip.AddrPort {
-	if s.Listen.IsValid() {
-		return netip.AddrPortFrom(s.Listen, s.Port)
+// Listens are the endpoints at which a server answers while it runs on a node: the address that it was given; where that
+// is any, any of each family that the node has; else the node's first address of each family, or a router's only one.
+func (l *Lab) Listens(s *Server, on string) []netip.AddrPort {
+	var out []netip.AddrPort
+	at := func(a netip.Addr) { out = append(out, netip.AddrPortFrom(a, s.Port)) }
+	n := l.Node(on)
+	switch {
+	case s.Listen.IsValid() && !s.Listen.IsUnspecified():
+		at(s.Listen)
+		return out
+	case n == nil:
+		return nil
 	}
-	if n := l.Node(on); n != nil && !n.Router {
-		return netip.AddrPortFrom(n.Address.Addr(), s.Port)
-	}
-	for _, n := range l.Nodes {
-		if n.Uplink == on {
-			return netip.AddrPortFrom(n.Gateway, s.Port)
+	for _, f := range Families() {
+		switch {
+		case s.Listen.IsValid() && l.Speaks(n, f):
+			at(anyAddress(f))
+		case s.Listen.IsValid():
+		case n.AddressIn(f).IsValid():
+			at(n.AddressIn(f).Addr())
 		}
 	}
-	return netip.AddrPort{}
+	for _, h := range l.Nodes {
+		if !s.Listen.IsValid() && h.Uplink == on && len(out) == 0 {
+			at(h.Gateway)
+		}
+	}
+	return out
+}
+
+// anyAddress is the unspecified address of a family.
+func anyAddress(f service.Family) netip.Addr {
+	if f == service.IPv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 // NeedsTable reports whether some part of the want is about a node's table, counters or events.

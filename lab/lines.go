@@ -3,8 +3,10 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"ctlab/checks"
+	"ctlab/topology/service"
 )
 
 // entryLine reads the line of an entry and turns its names into addresses.
@@ -49,7 +51,10 @@ func (d *decoder) oneLine(f field, what string) string {
 // its address on the link towards the other end.
 func (d *decoder) resolve(name, other string) (netip.Addr, *checks.LineError) {
 	if s := d.names.services[name]; s != nil {
-		return s.VIP, nil
+		if !s.VIP.IsValid() {
+			return s.VIP, nil // reported
+		}
+		return d.choose(name, other, []netip.Addr{s.VIP})
 	}
 	switch n := d.names.nodes[name]; {
 	case n == nil:
@@ -57,7 +62,13 @@ func (d *decoder) resolve(name, other string) (netip.Addr, *checks.LineError) {
 	case n.Router:
 		return d.routerAddress(name, other)
 	default:
-		return n.Address.Addr(), nil
+		var all []netip.Addr
+		for _, f := range Families() {
+			if p := n.AddressIn(f); p.IsValid() {
+				all = append(all, p.Addr())
+			}
+		}
+		return d.choose(name, other, all)
 	}
 }
 
@@ -83,20 +94,17 @@ func (d *decoder) routerAddress(name, other string) (netip.Addr, *checks.LineErr
 		host = d.names.hosts[a]
 	}
 	if host != nil && host.Uplink == name {
-		return host.Gateway, nil
+		return d.choose(name, other, host.Gateways())
 	}
 	all := d.routerAddresses()[name]
-	switch len(all) {
-	case 0:
+	if len(all) == 0 {
 		return netip.Addr{}, &checks.LineError{Msg: fmt.Sprintf("%q has no address: no host hangs on it", name)}
-	case 1:
-		return all[0], nil
 	}
-	texts := make([]string, len(all))
-	for i, a := range all {
-		texts[i] = a.String()
+	fit := slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !slices.Contains(d.families(other), service.FamilyOf(a)) })
+	if len(fit) < 2 {
+		return d.choose(name, other, all)
 	}
-	return netip.Addr{}, &checks.LineError{Msg: fmt.Sprintf("%q has %d addresses", name, len(all)), Hint: "write one of them: " + some(texts)}
+	return netip.Addr{}, &checks.LineError{Msg: fmt.Sprintf("%q has %d addresses", name, len(fit)), Hint: "write one of them: " + some(texts(fit))}
 }
 
 // routerAddresses are the different addresses of each router, in the order of the file.
@@ -111,12 +119,14 @@ func (d *decoder) routerAddresses() map[string][]netip.Addr {
 	}
 	seen := map[port]bool{}
 	for _, n := range d.lab.Nodes {
-		p := port{n.Uplink, n.Gateway}
-		if p.router == "" || !p.address.IsValid() || seen[p] {
-			continue
+		for _, g := range n.Gateways() {
+			p := port{n.Uplink, g}
+			if p.router == "" || seen[p] {
+				continue
+			}
+			seen[p] = true
+			d.gateways[p.router] = append(d.gateways[p.router], p.address)
 		}
-		seen[p] = true
-		d.gateways[p.router] = append(d.gateways[p.router], p.address)
 	}
 	return d.gateways
 }

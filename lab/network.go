@@ -29,7 +29,7 @@ func readSetBackends(d *decoder, s *stepDraft, f field) {
 }
 
 func rulesKeys() []key[*stepDraft] {
-	return append([]key[*stepDraft]{
+	return []key[*stepDraft]{
 		{"change", "lines as typed after iptables", text, func(d *decoder, s *stepDraft, f field) {
 			if !d.isScalar(f, "lines as typed after iptables") || d.isCut(f) {
 				return
@@ -42,10 +42,14 @@ func rulesKeys() []key[*stepDraft] {
 		{"replace", "all of the lab's own rules from now on, or none", rules, func(d *decoder, s *stepDraft, f field) {
 			s.HasReplace = true
 			if !isNone(f.value) {
-				s.Replace = d.rulesTexts(f)
+				name, family := s.unnamedRules()
+				s.Replace = d.rulesTexts(f, name, family)
 			}
 		}},
-	}, later[*stepDraft]("family")...)
+		{"family", "whose rules: iptables' (ipv4) or ip6tables' (ipv6)", words(string(service.IPv4), string(service.IPv6)), func(d *decoder, s *stepDraft, f field) {
+			s.Family = service.Family(d.oneOf(f, []string{string(service.IPv4), string(service.IPv6)}))
+		}},
+	}
 }
 
 func readSetRules(d *decoder, s *stepDraft, f field) {
@@ -55,7 +59,18 @@ func readSetRules(d *decoder, s *stepDraft, f field) {
 			d.fail(f.value, "on routers so far", "rules: rules of a host are not supported yet")
 		}
 	}
+	if s.Family == "" {
+		s.Family = service.IPv4
+	}
 	d.oneOfKeys(s, f, "change", "replace")
+}
+
+// unnamedRules is the name of a text without one, and its family.
+func (s *stepDraft) unnamedRules() (string, service.Family) {
+	if f, given := s.own["family"]; given && f.value.text == string(service.IPv6) {
+		return unnamed6, service.IPv6
+	}
+	return unnamed, service.IPv4
 }
 
 // oneOfKeys reports a step that has none of some keys, or several.

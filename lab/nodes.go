@@ -19,6 +19,7 @@ type nodeDraft struct {
 	local    []field // of Local
 	routes   field
 	rules    field
+	rules6   field
 	silent   field
 	overlaps map[string]bool // nodes whose addresses it repeats on purpose
 }
@@ -37,10 +38,11 @@ func nodeKeys() []key[*nodeDraft] {
 		}},
 		{"routes", "besides those of its links, as after ip route add", orNone(oneOrMore(route)), func(_ *decoder, n *nodeDraft, f field) { n.routes = f }},
 		{"rules", "a router's own iptables rules: lines as typed after iptables, or iptables-save text, or a map of named ones", rules, func(_ *decoder, n *nodeDraft, f field) { n.rules = f }},
+		{"rules6", "a router's own ip6tables rules, in the same forms", rules, func(_ *decoder, n *nodeDraft, f field) { n.rules6 = f }},
 		{"sysctls", "settings below net.", settings, func(d *decoder, n *nodeDraft, f field) { n.Sysctls = d.sysctls(f) }},
 		{"anchor", "a rule that keeps tracking on; true on routers", boolean, func(d *decoder, n *nodeDraft, f field) { n.anchor = d.oneOf(f, []string{"true", "false"}) }},
 		{"silent", "true: a wire that answers no ARP", boolean, func(_ *decoder, n *nodeDraft, f field) { n.silent = f }},
-	}, later[*nodeDraft]("bridges", "ip-rules", "rules6", "sets", "mtu")...)
+	}, later[*nodeDraft]("bridges", "ip-rules", "sets", "mtu")...)
 }
 
 func (d *decoder) readNodes() {

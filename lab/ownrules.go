@@ -11,21 +11,28 @@ import (
 )
 
 // unnamed is the name of a rules text without one.
-const unnamed = "rules"
+const (
+	unnamed  = "rules"
+	unnamed6 = "rules6" // and of one for ip6tables
+)
 
 // nodeRules reads the lab's own rules of a node.
 func (d *decoder) nodeRules(n *nodeDraft) {
-	switch {
-	case n.rules.key == nil || isNone(n.rules.value):
-	case !n.Router && n.kind != "":
-		d.fail(n.rules.key, "on routers so far", "nodes.%s: rules of a host are not supported yet", n.Name)
-	default:
-		n.Rules = d.rulesTexts(n.rules)
+	for _, f := range []field{n.rules, n.rules6} {
+		switch {
+		case f.key == nil || isNone(f.value):
+		case !n.Router && n.kind != "":
+			d.fail(f.key, "on routers so far", "nodes.%s: rules of a host are not supported yet", n.Name)
+		case f.name() == unnamed6:
+			n.Rules6 = d.rulesTexts(f, unnamed6, service.IPv6)
+		default:
+			n.Rules = d.rulesTexts(f, unnamed, service.IPv4)
+		}
 	}
 }
 
-// rulesTexts reads a text of rules, or a map of named ones.
-func (d *decoder) rulesTexts(f field) []Rules {
+// rulesTexts reads a text of rules, which has the given name, or a map of named ones.
+func (d *decoder) rulesTexts(f field, unnamed string, family service.Family) []Rules {
 	if f.value.kind == sequence {
 		d.fail(f.value, "a block of text, a rule a line: "+f.name()+": |", "%s: a list instead of a text of iptables rules, or a map of named ones", f.name())
 		return nil
@@ -33,7 +40,7 @@ func (d *decoder) rulesTexts(f field) []Rules {
 	if f.value.kind != mapping {
 		if text, ok := d.rulesText(f, unnamed); ok {
 			out := []Rules{{d.pos(f.value), unnamed, text}}
-			d.fit(f, out, []*node{f.value})
+			d.fit(f, family, out, []*node{f.value})
 			return out
 		}
 		return nil
@@ -52,7 +59,7 @@ func (d *decoder) rulesTexts(f field) []Rules {
 			values = append(values, item.value)
 		}
 	}
-	d.fit(f, out, values)
+	d.fit(f, family, out, values)
 	return out
 }
 
@@ -101,7 +108,7 @@ func (d *decoder) lineOf(v *node, n int) int {
 
 // fit reports texts of rules that do not fit together, or that hold what the model does not know. The values
 // are those that the texts were read from.
-func (d *decoder) fit(f field, texts []Rules, values []*node) {
+func (d *decoder) fit(f field, family service.Family, texts []Rules, values []*node) {
 	var own []service.Own
 	for _, t := range texts {
 		own = append(own, service.Own{Name: t.Name, Text: t.Text})
@@ -117,7 +124,11 @@ func (d *decoder) fit(f field, texts []Rules, values []*node) {
 		d.fail(f.value, "", "%s: %s", f.name(), err)
 		return
 	}
-	if err := model.NewRuleset().Restore(text, false); err != nil && d.lab.SkipModel == "" {
+	known := model.NewRuleset()
+	if family == service.IPv6 {
+		known = model.NewRuleset6()
+	}
+	if err := known.Restore(text, false); err != nil && d.lab.SkipModel == "" {
 		d.unknownToModel(f, own, values, err)
 	}
 }

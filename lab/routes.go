@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
 	"ctlab/checks"
+	"ctlab/topology/service"
 )
 
 // nodeRoutes reads the routes that a node has besides those of its links.
@@ -17,7 +19,7 @@ func (d *decoder) nodeRoutes(n *nodeDraft) {
 			return
 		}
 		r, ok := d.route(item, n.Node)
-		if ok && r.To.Bits() == 0 && !n.Router {
+		if ok && r.To.Bits() == 0 && n.gatewayIn(service.FamilyOf(r.To.Addr())).IsValid() && !n.Router {
 			d.fail(item.value, "a route step with replace changes it", "routes: %s has a default route already, to %s", n.Name, n.Uplink)
 			continue
 		}
@@ -35,7 +37,7 @@ func (d *decoder) route(f field, n *Node) (Route, bool) {
 	}
 	r := Route{Pos: d.pos(f.value)}
 	words := fieldsAt(d.text(f))
-	to, ok := d.destination(f, words[0])
+	to, ok := d.destination(f, words[0], words[1:])
 	if !ok {
 		return r, false
 	}
@@ -63,7 +65,11 @@ func (d *decoder) routeWord(f field, r *Route, words []placed) bool {
 		r.Dev = words[1].text
 		return true
 	default:
-		via, ok := d.hostAddr(f, words[1])
+		via, ok := d.hostAddr(f, words[1], r.To.String())
+		if ok && via.Is4() != r.To.Addr().Is4() {
+			d.failAt(f.value, &checks.LineError{Offset: words[1].at, Len: len(words[1].text), Msg: fmt.Sprintf("%s is no gateway to %s", via, r.To), Hint: "one of the same family"}, f.name())
+			return false
+		}
 		r.Via = via
 		return ok
 	}
@@ -89,19 +95,27 @@ func fieldsAt(text string) []placed {
 	return out
 }
 
-func (d *decoder) destination(f field, w placed) (netip.Prefix, bool) {
+// destination reads where a route leads to. The default route is of the family of its gateway.
+func (d *decoder) destination(f field, w placed, rest []placed) (netip.Prefix, bool) {
+	via := ""
+	for i, key := range rest[:max(0, len(rest)-1)] {
+		if key.text == "via" {
+			via = rest[i+1].text
+		}
+	}
 	if w.text == "default" {
+		if known := d.families(via); via != "" && known[0] == service.IPv6 {
+			return netip.PrefixFrom(netip.IPv6Unspecified(), 0), true
+		}
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0), true
 	}
 	if !strings.Contains(w.text, "/") {
-		a, ok := d.hostAddr(f, w)
-		return netip.PrefixFrom(a, 32), ok
+		a, ok := d.hostAddr(f, w, via)
+		return netip.PrefixFrom(a, a.BitLen()), ok
 	}
 	p, err := netip.ParsePrefix(w.text)
 	bad := &checks.LineError{Offset: w.at, Len: len(w.text)}
 	switch {
-	case strings.Count(w.text, ":") > 1:
-		bad.Msg = "IPv6 is not supported yet"
 	case err != nil:
 		bad.Msg, bad.Hint = checks.Quote(w.text)+" is no destination", "default via ADDRESS, or such as 10.1.0.0/16"
 	case p != p.Masked():
@@ -113,17 +127,16 @@ func (d *decoder) destination(f field, w placed) (netip.Prefix, bool) {
 	return p, false
 }
 
-// hostAddr is an address, or the address of a host or VIP of a service that is called by its name.
-func (d *decoder) hostAddr(f field, w placed) (netip.Addr, bool) {
+// hostAddr is an address, or the address of a host or VIP of a service that is called by its name, of the family of the
+// other end.
+func (d *decoder) hostAddr(f field, w placed, other string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(w.text)
-	if err == nil && a.Is4() {
+	if err == nil && (a.Is4() || usable(a)) {
 		return a, true
 	}
 	bad := &checks.LineError{Msg: checks.Quote(w.text) + " is no address", Hint: "such as 192.168.50.2"}
-	if strings.Count(w.text, ":") > 1 {
-		bad = &checks.LineError{Msg: "IPv6 is not supported yet"}
-	} else if nameForm.MatchString(w.text) {
-		if a, bad = d.resolve(w.text, ""); bad == nil {
+	if nameForm.MatchString(w.text) {
+		if a, bad = d.resolve(w.text, other); bad == nil {
 			return a, a.IsValid()
 		}
 	}

@@ -191,19 +191,22 @@ func matching(pattern string) schema {
 
 // What the forms of texts are made of.
 const (
-	formName     = `[a-z][a-z0-9-]*`
-	formNumber   = `(?:0|[1-9][0-9]*)`
-	formRange    = formNumber + `(?:\.\.` + formNumber + `?)?|\.\.` + formNumber
-	formTime     = `(?:` + formNumber + `(?:\.[0-9]{1,3})?(?:d|h|m|s|ms|us))+`
-	formByte     = `(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])`
-	formAddress  = formByte + `(?:\.` + formByte + `){3}`
-	formLength   = `/(?:[89]|[12][0-9]|3[0-2])`
-	formPort     = `(?:[1-5][0-9]{4}|[1-9][0-9]{0,3}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])`
-	formPlace    = `[a-z0-9][a-z0-9.-]*`
-	formProtocol = `[a-z0-9-]+`
-	formEnd      = `[^ |>]+`
-	formTuple    = formEnd + ` +> +` + formEnd
-	formEntry    = formProtocol + ` +` + formTuple + `(?: +\| +` + formTuple + `)?(?: +` + formEnd + `)* *`
+	formName      = `[a-z][a-z0-9-]*`
+	formNumber    = `(?:0|[1-9][0-9]*)`
+	formRange     = formNumber + `(?:\.\.` + formNumber + `?)?|\.\.` + formNumber
+	formTime      = `(?:` + formNumber + `(?:\.[0-9]{1,3})?(?:d|h|m|s|ms|us))+`
+	formByte      = `(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])`
+	formIPv4      = formByte + `(?:\.` + formByte + `){3}`
+	formIPv6      = `[0-9a-fA-F:.]*:[0-9a-fA-F:.]*` // roughly
+	formAddress   = `(?:` + formIPv4 + `|` + formIPv6 + `)`
+	formLength    = `/(?:[89]|[1-9][0-9]|1[01][0-9]|12[0-8])`
+	formPort      = `(?:[1-5][0-9]{4}|[1-9][0-9]{0,3}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])`
+	formPlace     = `(?:[a-z0-9][a-z0-9.-]*|` + formIPv6 + `)`
+	formPlacePort = `(?:` + formPlace + `|(?:[a-z0-9][a-z0-9.-]*|\[` + formIPv6 + `\])(?::` + formPort + `)?)`
+	formProtocol  = `[a-z0-9-]+`
+	formEnd       = `[^ |>]+`
+	formTuple     = formEnd + ` +> +` + formEnd
+	formEntry     = formProtocol + ` +` + formTuple + `(?: +\| +` + formTuple + `)?(?: +` + formEnd + `)* *`
 )
 
 // packetShape is a packet's line, or a map of its parts.
@@ -280,11 +283,11 @@ func backendsShape() schema {
 
 func listenShape() schema {
 	s := wholeNumber(1, 65535)()
-	s["pattern"] = "^" + formPlace + `(?::` + formPort + `)?$`
+	s["pattern"] = "^" + formPlacePort + `$`
 	return s
 }
 
-func placeWithPort() schema { return matching(formPlace + `(?::` + formPort + `)?`) }
+func placeWithPort() schema { return matching(formPlacePort) }
 
 func linkEndShape() schema { return matching(formName + `(?::[a-z0-9-]+)?`) }
 

@@ -65,6 +65,7 @@ func (d *decoder) playBackends(s *stepDraft, run *script) {
 	if _, known := run.backs[s.Service]; !known {
 		return // reported
 	}
+	d.meets(s.own[string(SetBackends)].value, d.names.services[s.Service], append(slices.Clone(s.Set), s.Add...))
 	if s.HasSet {
 		run.backs[s.Service] = s.Set
 		return
@@ -88,12 +89,13 @@ func (d *decoder) playBackends(s *stepDraft, run *script) {
 }
 
 // follows lets the services of a server that moves have its new node for a backend.
-func (s *stepDraft) follows(run *script, from string) {
+func (d *decoder) follows(s *stepDraft, at *node, run *script, from string) {
 	if s.NoFollow || s.On == from {
 		return
 	}
 	for name, now := range run.backs {
 		if i := slices.Index(now, from); i >= 0 {
+			d.meets(at, d.names.services[name], []string{s.On})
 			run.backs[name] = slices.Clone(now)
 			run.backs[name][i] = s.On
 		}
@@ -213,7 +215,7 @@ func (d *decoder) playRestart(s *stepDraft, run *script) {
 		d.canRun(s, at, run, server, s.On)
 	}
 	d.dies(s, run, from)
-	s.follows(run, from)
+	d.follows(s, at, run, from)
 	run.where[s.Server], run.running[server] = s.On, s.On
 }
 

@@ -115,34 +115,42 @@ func (d *decoder) readListen(f field, s *serverDraft) bool {
 		s.Listen = netip.IPv4Unspecified()
 		return true
 	}
-	a, ok := d.hostAddr(s.listen, host)
+	a, ok := d.hostAddr(s.listen, host, s.On)
 	if s.Listen = a; ok && n != nil && !s.Stopped && !d.has(n, a) {
 		d.fail(s.listen.value, "local: "+a.String()+" gives it one", "listen: %s has no address %s", n.Name, a)
 	}
 	return ok
 }
 
-// endpoint splits HOST or HOST:PORT; without a port it is 0.
+// endpoint splits HOST or HOST:PORT; without a port it is 0. An IPv6 address before a port stands in brackets.
 func (d *decoder) endpoint(f field) (placed, uint16, bool) {
 	text := f.value.text
+	if _, err := netip.ParseAddr(text); err == nil {
+		return placed{text, 0}, 0, true
+	}
 	host, number, given := strings.Cut(text, ":")
-	switch {
-	case strings.Count(text, ":") > 1:
-		d.fail(f.value, "", "%s: IPv6 is not supported yet", f.name())
-		return placed{}, 0, false
-	case !given:
-		return placed{host, 0}, 0, true
+	at := 0
+	if inner, rest, ok := strings.Cut(text, "]"); ok && strings.HasPrefix(inner, "[") {
+		host, at = inner[1:], 1
+		number, given = strings.CutPrefix(rest, ":")
+		if !given && rest != "" {
+			d.fail(f.value, "[fd00::5]:53", "%s: %s is no address with a port", f.name(), checks.Quote(text))
+			return placed{}, 0, false
+		}
+	}
+	if !given {
+		return placed{host, at}, 0, true
 	}
 	n, err := checks.ParseNumber(number)
 	if err == nil && (n < 1 || n > 65535) {
 		err = &checks.LineError{Len: len(number), Msg: number + " is no port"}
 	}
 	if err != nil {
-		err.Offset += len(host) + 1
+		err.Offset += len(text) - len(number)
 		d.failAt(f.value, err, f.name())
 		return placed{}, 0, false
 	}
-	return placed{host, 0}, uint16(n), true
+	return placed{host, at}, uint16(n), true
 }
 
 // sockets are the servers that run, and where.

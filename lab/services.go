@@ -114,6 +114,9 @@ func (d *decoder) readServices() {
 		d.serviceNodes(s)
 	}
 	d.assignVIPs(drafts)
+	for _, s := range drafts {
+		d.meets(s.name, s.Service, s.Backends)
+	}
 	d.frontends(drafts)
 }
 

@@ -2,9 +2,9 @@ package lab
 
 import (
 	"net/netip"
-	"strings"
 
 	"ctlab/checks"
+	"ctlab/topology/service"
 )
 
 // vipPool is where services without a VIP get theirs.
@@ -57,14 +57,12 @@ func (d *decoder) readVIP(s *serviceDraft, subnets subnets) bool {
 	}
 	a, err := netip.ParseAddr(f.value.text)
 	switch n := subnets.of(a); {
-	case strings.Count(f.value.text, ":") > 1:
-		d.fail(f.value, "", "vip: IPv6 is not supported yet")
 	case err != nil:
 		d.fail(f.value, "such as 10.96.0.10", "vip: %s is no address", checks.Quote(f.value.text))
 	case !usable(a):
 		d.fail(f.value, "such as 10.96.0.10", "vip: no service can have %s", a)
 	case n != nil && d.names.local[a] == nil: // an address on lo is reached by routes
-		d.fail(f.value, "hosts would ask for it by ARP; try "+d.freeVIP(subnets), "%s: the VIP lies in %s's subnet %s", s.Name, n.Name, n.Address.Masked())
+		d.fail(f.value, "hosts would ask for it by "+asking(a)+"; try "+d.freeVIP(subnets, a), "%s: the VIP lies in %s's subnet %s", s.Name, n.Name, n.AddressIn(service.FamilyOf(a)).Masked())
 	default:
 		s.VIP = a
 		return true
@@ -72,9 +70,21 @@ func (d *decoder) readVIP(s *serviceDraft, subnets subnets) bool {
 	return false
 }
 
-// freeVIP is a VIP for a hint.
-func (d *decoder) freeVIP(subnets subnets) string {
-	for _, text := range []string{"10.96.0.10", "172.30.0.10", "192.168.96.10"} {
+// asking is how hosts ask for a neighbour.
+func asking(a netip.Addr) string {
+	if a.Is4() {
+		return "ARP"
+	}
+	return "neighbour discovery"
+}
+
+// freeVIP is a VIP for a hint, of the family of another one.
+func (d *decoder) freeVIP(subnets subnets, like netip.Addr) string {
+	free := []string{"10.96.0.10", "172.30.0.10", "192.168.96.10"}
+	if like.Is6() {
+		free = []string{"fd00:10:96::a", "fd00:172:30::a"}
+	}
+	for _, text := range free {
 		if a := netip.MustParseAddr(text); subnets.of(a) == nil {
 			return text
 		}
@@ -92,15 +102,18 @@ func (d *decoder) subnets() subnets {
 	s := subnets{nodes: map[netip.Prefix]*Node{}}
 	lengths := map[int]bool{}
 	for _, n := range d.lab.Nodes {
-		if !n.Address.IsValid() {
-			continue
-		}
-		if bits := n.Address.Bits(); !lengths[bits] {
-			lengths[bits] = true
-			s.lengths = append(s.lengths, bits)
-		}
-		if p := n.Address.Masked(); s.nodes[p] == nil {
-			s.nodes[p] = n
+		for _, f := range Families() {
+			a := n.AddressIn(f)
+			if !a.IsValid() {
+				continue
+			}
+			if bits := a.Bits(); !lengths[bits] {
+				lengths[bits] = true
+				s.lengths = append(s.lengths, bits)
+			}
+			if p := a.Masked(); s.nodes[p] == nil {
+				s.nodes[p] = n
+			}
 		}
 	}
 	return s
@@ -108,7 +121,7 @@ func (d *decoder) subnets() subnets {
 
 // frontend is what traffic is sent to.
 type frontend struct {
-	node  string // of a node port
+	node  string // of a node port, where addr is any address of the family
 	addr  netip.Addr
 	port  uint16
 	proto uint8
@@ -138,7 +151,7 @@ func (d *decoder) frontends(drafts []*serviceDraft) {
 			}
 			for _, on := range s.On {
 				if p.NodePort != 0 {
-					claim(s, "the node port "+portText(p.NodePort, p.Proto)+" of "+on, frontend{node: on, port: p.NodePort, proto: p.Proto})
+					claim(s, "the node port "+portText(p.NodePort, p.Proto)+" of "+on, frontend{node: on, addr: anyAddress(service.FamilyOf(s.VIP)), port: p.NodePort, proto: p.Proto})
 				}
 			}
 		}

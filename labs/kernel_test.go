@@ -17,6 +17,7 @@ import (
 	"ctlab/lab"
 	"ctlab/lab/live"
 	"ctlab/lab/play"
+	"ctlab/topology"
 )
 
 func needRoot(t *testing.T) {
@@ -52,6 +53,23 @@ func TestEveryStepOnThisKernel(t *testing.T) {
 	if r := lab.Run(t.Context(), l, play.New(l, live.New(l)), lab.Options{}); r.Verdict() != lab.Pass {
 		t.Errorf("%s\n%s", r.Verdict(), text(t, r))
 		keep(t, r)
+	}
+}
+
+// Both families on one node, with the rules of either back end.
+func TestDualStackOnThisKernel(t *testing.T) {
+	needRoot(t)
+	for _, backend := range []string{topology.Nft, topology.Legacy} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			l := dualStack(t)
+			g := live.New(l)
+			g.Backend = backend
+			if r := lab.Run(t.Context(), l, play.New(l, g), lab.Options{}); r.Verdict() != lab.Pass {
+				t.Errorf("%s\n%s", r.Verdict(), text(t, r))
+				keep(t, r)
+			}
+		})
 	}
 }
 

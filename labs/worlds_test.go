@@ -180,6 +180,23 @@ func everyStep(t testing.TB) *lab.Lab {
 	return l
 }
 
+// dualStack is a lab whose nodes have both families.
+func dualStack(t testing.TB) *lab.Lab {
+	t.Helper()
+	l, err := lab.ReadFile("testdata/dual-stack.yaml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// Both families on one node, and all that is changed while they talk, in the simulated world.
+func TestDualStackPredicted(t *testing.T) {
+	if r := predict(dualStack(t), seed); r.Verdict() != lab.Pass {
+		t.Errorf("%s\n%s", r.Verdict(), text(t, r))
+	}
+}
+
 // Every kind of step is played in the simulated world, but for the programs that no prediction can run.
 func TestEveryStepPredicted(t *testing.T) {
 	l := everyStep(t)

@@ -24,6 +24,7 @@ import (
 type Iptables struct {
 	Restore, Save string // paths
 	Version       string // as iptables-restore --version prints it, such as "1.8.9 (nf_tables)"
+	IPv6          bool   // they are ip6tables
 }
 
 // The back ends of iptables: which part of the kernel holds the rules.
@@ -41,7 +42,7 @@ func (ipt Iptables) Backend() string {
 }
 
 // ErrNoIptables says that the machine lacks iptables, or the back end that was asked for.
-var ErrNoIptables = errors.New("iptables-restore is not installed")
+var ErrNoIptables = errors.New("iptables is not installed")
 
 // searchPath is where Debian and others keep iptables when an ordinary user's PATH does not show it.
 var searchPath = []string{"", "/usr/sbin/", "/sbin/", "/usr/local/sbin/"}
@@ -49,13 +50,23 @@ var searchPath = []string{"", "/usr/sbin/", "/sbin/", "/usr/local/sbin/"}
 // FindIptables goes through the iptables programs of this machine, one set for each back end; the machine's default
 // comes first. With a back end it looks for that one only. Whether this kernel takes their rules is another question.
 func FindIptables(ctx context.Context, backend string) iter.Seq2[Iptables, error] {
+	return find(ctx, "iptables", backend)
+}
+
+// FindIP6tables does the same for ip6tables. The machine's default may be of another back end than that of iptables.
+func FindIP6tables(ctx context.Context, backend string) iter.Seq2[Iptables, error] {
+	return find(ctx, "ip6tables", backend)
+}
+
+func find(ctx context.Context, name, backend string) iter.Seq2[Iptables, error] {
 	return func(yield func(Iptables, error) bool) {
 		tried, any := map[string]bool{}, false // programs, and back ends
-		for _, prefix := range []string{"iptables", "iptables-nft", "iptables-legacy"} {
+		for _, prefix := range []string{name, name + "-" + Nft, name + "-" + Legacy} {
 			ipt, ok := lookPath(prefix)
 			if !ok {
 				continue
 			}
+			ipt.IPv6 = name == "ip6tables"
 			// The default is a link to one of the others.
 			program, err := filepath.EvalSymlinks(ipt.Restore)
 			if err == nil && tried[program] {
@@ -76,7 +87,7 @@ func FindIptables(ctx context.Context, backend string) iter.Seq2[Iptables, error
 		switch {
 		case any:
 		case backend != "":
-			yield(Iptables{}, fmt.Errorf("iptables-%s: %w", backend, ErrNoIptables))
+			yield(Iptables{}, fmt.Errorf("%s-%s: %w", name, backend, ErrNoIptables))
 		default:
 			yield(Iptables{}, ErrNoIptables)
 		}

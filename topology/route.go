@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Route is a route of a node's main table; without a Via the destination is on the link.
@@ -61,25 +60,35 @@ func (n *Node) DeleteRoute(r Route) error {
 
 // Routes of the main table.
 func (n *Node) Routes() ([]Route, error) {
-	list, err := n.nl.RouteList(nil, unix.AF_INET)
-	if err != nil {
-		return nil, fmt.Errorf("list routes of %s: %w", n.NS.Name(), err)
-	}
-	devices := n.Devices()
 	var out []Route
-	for _, r := range list {
-		route := Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Dev: devices[r.LinkIndex]}
-		if r.Dst != nil {
-			a, _ := netip.AddrFromSlice(r.Dst.IP.To4())
-			bits, _ := r.Dst.Mask.Size()
-			route.To = netip.PrefixFrom(a, bits)
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		list, err := n.nl.RouteList(nil, familyOf(any))
+		if err != nil {
+			return nil, fmt.Errorf("list routes of %s: %w", n.NS.Name(), err)
 		}
-		if r.Gw != nil {
-			route.Via, _ = netip.AddrFromSlice(r.Gw.To4())
+		for _, r := range list {
+			out = append(out, n.listed(r, any))
 		}
-		out = append(out, route)
 	}
 	return out, nil
+}
+
+// listed is a route as netlink lists it; a destination that is left out is that of the default route.
+func (n *Node) listed(r netlink.Route, any netip.Addr) Route {
+	route := Route{To: netip.PrefixFrom(any, 0), Dev: n.Devices()[r.LinkIndex]}
+	if r.Dst != nil {
+		a, _ := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		if any.Is4() {
+			a = a.Unmap()
+		}
+		route.To = netip.PrefixFrom(a, bits)
+	}
+	if r.Gw != nil {
+		route.Via, _ = netip.AddrFromSlice(r.Gw)
+		route.Via = route.Via.Unmap()
+	}
+	return route
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -81,11 +81,25 @@ func (n *Network) Close() error {
 // Uplink is a host's link to its router.
 type Uplink struct {
 	Host, Router *Node
-	Port         string       // the router's device
-	Address      netip.Prefix // of the host's eth0
-	Gateway      netip.Addr   // of the router's port
-	Bare         bool         // eth0 gets neither address nor routes: the host's stack takes no part
+	Port         string // the router's device
+	Ends         []End  // of each family that the host speaks
+	Bare         bool   // eth0 gets neither addresses nor routes: the host's stack takes no part
 }
+
+// End is what an uplink has of one family.
+type End struct {
+	Address netip.Prefix // of the host's eth0
+	Gateway netip.Addr   // of the router's port
+}
+
+// Port is the gateway as the router's port has it.
+func (e End) Port() netip.Prefix { return single(e.Gateway) }
+
+// Host is the host as the router's route has it.
+func (e End) Host() netip.Prefix { return single(e.Address.Addr()) }
+
+// single is a prefix that holds one address.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // HostDevice is the name of a host's only device besides lo.
 const HostDevice = "eth0"
@@ -98,7 +112,7 @@ const (
 )
 
 // Connect makes a veth pair between a host and its router, as the CNI plugin ptp does: the router's port
-// has the gateway's address as /32 and a host route to the host; the host reaches everything, its own
+// has the gateway's address as a prefix of its own and a host route to the host; the host reaches everything, its own
 // subnet included, through the gateway. Several hosts may share a subnet.
 //
 // The peer is made inside its namespace: moving a veth end costs some 40 ms. One queue each is enough.
@@ -112,22 +126,37 @@ func Connect(u Uplink) error {
 	if err := u.Router.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add link %s to %s: %w", u.Port, u.Router.NS.Name(), err)
 	}
-	if err := u.Router.configure(u.Port, netip.PrefixFrom(u.Gateway, 32)); err != nil {
+	router, host := []netip.Prefix{}, []netip.Prefix{}
+	for _, e := range u.Ends {
+		if e.Gateway.Is6() {
+			router, host = append(router, routerLocal()), append(host, hostLocal())
+		}
+		router, host = append(router, e.Port()), append(host, e.Address)
+	}
+	if err := u.Router.configure(u.Port, router); err != nil {
 		return err
 	}
 	if u.Bare {
-		if err := u.Host.configure(HostDevice, netip.Prefix{}); err != nil {
-			return err
-		}
-		return u.Router.AddRoute(Route{To: netip.PrefixFrom(u.Address.Addr(), 32), Dev: u.Port})
+		host = nil
 	}
-	if err := u.Host.configure(HostDevice, u.Address); err != nil {
+	if err := u.Host.configure(HostDevice, host); err != nil {
 		return err
 	}
-	return errors.Join(
-		u.Router.AddRoute(Route{To: netip.PrefixFrom(u.Address.Addr(), 32), Dev: u.Port}),
-		u.Host.AddRoute(Route{To: netip.PrefixFrom(u.Gateway, 32), Dev: HostDevice}),
-		u.Host.AddRoute(Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: u.Gateway, Dev: HostDevice}))
+	var errs []error
+	for _, e := range u.Ends {
+		any := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if e.Gateway.Is6() {
+			any = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		errs = append(errs, u.Router.AddRoute(Route{To: e.Host(), Dev: u.Port}))
+		if u.Bare {
+			continue
+		}
+		errs = append(errs,
+			u.Host.AddRoute(Route{To: e.Port(), Dev: HostDevice}),
+			u.Host.AddRoute(Route{To: any, Via: e.Gateway, Dev: HostDevice}))
+	}
+	return errors.Join(errs...)
 }
 
 // HardwareAddr is the link layer address of a device, and its index.
@@ -139,14 +168,14 @@ func (n *Node) HardwareAddr(dev string) (net.HardwareAddr, int, error) {
 	return link.Attrs().HardwareAddr, link.Attrs().Index, nil
 }
 
-// configure finds a device, gives it its address, if there is one, without the subnet's route, and takes it up.
-func (n *Node) configure(dev string, a netip.Prefix) error {
+// configure finds a device, gives it its addresses without their subnets' routes, and takes it up.
+func (n *Node) configure(dev string, addresses []netip.Prefix) error {
 	link, err := n.nl.LinkByName(dev)
 	if err != nil {
 		return fmt.Errorf("find %s in %s: %w", dev, n.NS.Name(), err)
 	}
 	n.ports[dev] = link.Attrs().Index
-	if a.IsValid() {
+	for _, a := range addresses {
 		if err := n.AddAddress(dev, a); err != nil {
 			return err
 		}
@@ -195,8 +224,11 @@ func (n *Node) DeleteLink(dev string) error {
 // subnet is the node's own then, as it is with ip address add (net/ipv4/fib_frontend.c, fib_add_ifaddr).
 func (n *Node) AddAddress(dev string, a netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NOPREFIXROUTE}
-	if dev == Loopback {
+	switch {
+	case dev == Loopback:
 		addr.Flags = 0
+	case a.Addr().Is6():
+		addr.Flags |= unix.IFA_F_NODAD // nothing waits until it may be used
 	}
 	if err := n.nl.AddrAdd(n.device(dev), addr); err != nil {
 		return fmt.Errorf("add address %s to %s in %s: %w", a, dev, n.NS.Name(), err)
@@ -204,8 +236,8 @@ func (n *Node) AddAddress(dev string, a netip.Prefix) error {
 	return nil
 }
 
-// RemoveAddress takes an address off a device. With its last address a device loses its routes and
-// neighbours (net/ipv4/fib_frontend.c, fib_inetaddr_event).
+// RemoveAddress takes an address off a device. With its last IPv4 address a device loses its IPv4 routes and
+// neighbours (net/ipv4/fib_frontend.c, fib_inetaddr_event); IPv6 takes nothing along.
 func (n *Node) RemoveAddress(dev string, a netip.Prefix) error {
 	if err := n.nl.AddrDel(n.device(dev), &netlink.Addr{IPNet: ipNet(a)}); err != nil {
 		return fmt.Errorf("remove address %s from %s in %s: %w", a, dev, n.NS.Name(), err)
@@ -215,11 +247,19 @@ func (n *Node) RemoveAddress(dev string, a netip.Prefix) error {
 
 // ForgetNeighbour deletes a neighbour entry, as the kernel does when the device goes away.
 func (n *Node) ForgetNeighbour(dev string, a netip.Addr) error {
-	err := n.nl.NeighDel(&netlink.Neigh{LinkIndex: n.ports[dev], Family: unix.AF_INET, IP: a.AsSlice()})
+	err := n.nl.NeighDel(&netlink.Neigh{LinkIndex: n.ports[dev], Family: familyOf(a), IP: a.AsSlice()})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("forget neighbour %s on %s in %s: %w", a, dev, n.NS.Name(), err)
 	}
 	return nil
+}
+
+// familyOf an address, as the kernel numbers it.
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
 }
 
 // State is an inventory of a node, in the lines that traces use.
@@ -245,7 +285,7 @@ func (n *Node) State() (State, error) {
 		}
 		st.Links = append(st.Links, a.Name+up)
 	}
-	addrs, err := n.nl.AddrList(nil, unix.AF_INET)
+	addrs, err := n.nl.AddrList(nil, unix.AF_UNSPEC)
 	if err != nil {
 		return st, fmt.Errorf("list addresses of %s: %w", n.NS.Name(), err)
 	}

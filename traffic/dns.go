@@ -62,6 +62,7 @@ type DNS struct {
 	identity string // owner of the TXT record that says who answered
 	timeout  time.Duration
 	id       uint16
+	aaaa     bool // questions are of type AAAA
 }
 
 // NewDNS makes a client of a socket, which it closes in the end. identity is the owner name of the TXT
@@ -69,6 +70,9 @@ type DNS struct {
 func NewDNS(s Socket, question, identity string, timeout time.Duration) *DNS {
 	return &DNS{socket: s, question: question, identity: identity, timeout: timeout}
 }
+
+// AskForAAAA lets questions be of type AAAA; else they are of type A.
+func (c *DNS) AskForAAAA() { c.aaaa = true }
 
 // Local is the socket's address and port.
 func (c *DNS) Local() netip.AddrPort { return c.socket.Local() }
@@ -102,7 +106,11 @@ func (c *DNS) Send(ctx context.Context) *Question {
 	c.id++
 	q := &Question{client: c, ctx: ctx, start: time.Now()}
 	m := new(dns.Msg)
-	m.SetQuestion(c.question, dns.TypeA)
+	qtype := dns.TypeA
+	if c.aaaa {
+		qtype = dns.TypeAAAA
+	}
+	m.SetQuestion(c.question, qtype)
 	m.Id = c.id
 	query, err := m.Pack()
 	if err != nil {

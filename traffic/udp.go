@@ -30,15 +30,17 @@ func Connected(conn *net.UDPConn) *UDP {
 // and is told of no ICMP error.
 func Unconnected(conn *net.UDPConn, to netip.AddrPort) *UDP { return &UDP{conn: conn, to: to} }
 
-// ReportErrors sets IP_RECVERR: the socket is told of every ICMP error about what it sent, also of those
-// that are not fatal to a connected one, such as host unreachable (net/ipv4/udp.c, __udp4_lib_err).
+// ReportErrors sets IP_RECVERR, or IPV6_RECVERR: the socket is told of every ICMP error about what it sent, also of those
+// that are not fatal to a connected one, such as host unreachable (net/ipv4/udp.c, __udp4_lib_err; net/ipv6/udp.c,
+// __udp6_lib_err).
 func (u *UDP) ReportErrors() error {
 	raw, err := u.conn.SyscallConn()
 	if err != nil {
 		return err
 	}
+	level, option := u.errors()
 	var serr error
-	if err := raw.Control(func(fd uintptr) { serr = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_RECVERR, 1) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { serr = syscall.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
 		return err
 	}
 	if serr != nil {
@@ -46,6 +48,14 @@ func (u *UDP) ReportErrors() error {
 	}
 	u.reports = true
 	return nil
+}
+
+// errors are the level and the option by which a socket is told of errors, and by which it gets them.
+func (u *UDP) errors() (level, option int) {
+	if u.to.Addr().Is6() {
+		return syscall.IPPROTO_IPV6, syscall.IPV6_RECVERR
+	}
+	return syscall.IPPROTO_IP, syscall.IP_RECVERR
 }
 
 // Local is the socket's own address and port.
@@ -131,8 +141,9 @@ func (u *UDP) queued() (*Reported, bool) {
 	if err != nil {
 		return nil, false
 	}
+	level, option := u.errors()
 	for _, m := range messages {
-		if m.Header.Level == syscall.IPPROTO_IP && m.Header.Type == syscall.IP_RECVERR {
+		if m.Header.Level == int32(level) && m.Header.Type == int32(option) {
 			if errno, ok := extendedErrno(m.Data); ok {
 				return &Reported{Err: errno, About: data[:n]}, true
 			}

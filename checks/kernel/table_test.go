@@ -71,14 +71,23 @@ func tuple(proto uint8, src, dst string) conntrack.Tuple {
 // An entry that ctlab creates with a NAT target comes back field by field, by GET, dump and event, and
 // goes away by delete and flush.
 func TestCreateGetDumpDelete(t *testing.T) {
+	for _, c := range []struct{ family, client, vip, backend string }{
+		{"ipv4", "10.0.0.1:40053", "10.96.0.10:53", "10.244.1.10:5300"},
+		{"ipv6", "[fd00:10:244:2::5]:40053", "[fd00:10:96::a]:53", "[fd00:10:244:1::a]:5300"},
+	} {
+		t.Run(c.family, func(t *testing.T) { testCreate(t, c.client, c.vip, c.backend) })
+	}
+}
+
+func testCreate(t *testing.T, client, vip, backend string) {
 	n := node(t)
 	ears, err := kernel.Listen(n.NS, observe.Monotonic)
 	if err != nil {
 		t.Fatal(err)
 	}
 	table := open(t, n)
-	orig := tuple(conntrack.UDP, "10.0.0.1:40053", "10.96.0.10:53")
-	to := tuple(conntrack.UDP, "10.0.0.1:40053", "10.244.1.10:5300")
+	orig := tuple(conntrack.UDP, client, vip)
+	to := tuple(conntrack.UDP, client, backend)
 	if _, err := table.Create(kernel.Creation{Orig: orig, DNAT: &to, Status: conntrack.SeenReply | conntrack.Assured, Timeout: 100, Mark: 7}); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +96,7 @@ func TestCreateGetDumpDelete(t *testing.T) {
 		t.Fatalf("get: found %v, %v", found, err)
 	}
 	e := r.Entry
-	wantReply := tuple(conntrack.UDP, "10.244.1.10:5300", "10.0.0.1:40053")
+	wantReply := tuple(conntrack.UDP, backend, client)
 	if e.Orig != orig || e.Reply != wantReply || e.Mark != 7 || e.Timeout != 99 && e.Timeout != 100 {
 		t.Errorf("get: %s", e.String())
 	}

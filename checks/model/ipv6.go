@@ -77,10 +77,7 @@ func (n *Namespace) received6(w *walk) bool {
 // route6 is what follows PREROUTING: ip6_route_input, and ip6_forward or ip6_pkt_discard.
 func (n *Namespace) route6(w *walk) {
 	if w.p.Dst.IsMulticast() {
-		if w.info != untracked {
-			n.notModelled("a packet for everybody: %s", w.p.Line())
-		}
-		w.say("ip6_mc_input", "discovery, which is not followed")
+		n.multicast6(w)
 		return
 	}
 	if n.isLocal(w.p.Dst) {

@@ -253,7 +253,7 @@ func (rs *Ruleset) ask(orig conntrack.Tuple, dev string, local func(netip.Addr) 
 		n.rules, n.rules6, n.localTo, n.anyTurn = rs.Clone(), rs.Clone(), local, true
 		taken := &script{answers: prefix}
 		n.cfg.Chooser = taken.choose
-		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 28, TTL: 64}
+		p := conntrack.Packet{Proto: orig.Proto, Src: orig.Src, Dst: orig.Dst, SrcPort: orig.SrcPort, DstPort: orig.DstPort, Len: 48, TTL: 64}
 		w := &walk{p: &p, in: dev, ct: n.initConntrack(orig), info: isNew, hook: "PREROUTING", local: dev == ""}
 		if w.local {
 			w.hook = "OUTPUT"

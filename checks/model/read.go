@@ -20,6 +20,7 @@ type Predicted struct {
 	Entry      conntrack.Entry // without Timeout and ID
 	Expiry     conntrack.Span  // the tick at which it expires
 	Serial     int             // tells the entry from a later one with the same tuple
+	Undecided  bool            // in a dump: it may be there or not
 	Gone       bool            // in an event: destroyed
 	Expired    bool            // in an event: destroyed because its time was up
 	WhyStatus  string
@@ -81,12 +82,14 @@ func (n *Namespace) GetKey(at conntrack.Span, k conntrack.Key) (Predicted, bool)
 	return p, true
 }
 
-// Dump reads the table (ctnetlink_dump_table); expired entries are evicted and not shown.
+// Dump reads the table (ctnetlink_dump_table); expired entries are evicted and not shown. Whether an entry is expired
+// whose time runs out within the Span is left undecided: Collect takes it, if it was not shown.
 func (n *Namespace) Dump(at conntrack.Span) []Predicted {
 	n.now = at
 	var out []Predicted
 	for _, e := range append([]*entry(nil), n.entries...) {
-		if n.expired(e, at) {
+		undecided := e.expiry.From <= at.To && e.expiry.To > at.From
+		if !undecided && n.expired(e, at) {
 			n.evict(e, "expired")
 			continue
 		}
@@ -96,6 +99,7 @@ func (n *Namespace) Dump(at conntrack.Span) []Predicted {
 		p := n.predicted(e)
 		p.Entry.Known |= conntrack.HasMark | conntrack.HasUse
 		p.Entry.Use = uint32(1 + e.held)
+		p.Undecided = undecided
 		out = append(out, p)
 	}
 	return out

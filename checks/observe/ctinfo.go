@@ -58,5 +58,5 @@ func decodeTracked(head []byte, size int) (p conntrack.Packet, ok bool) {
 	} else {
 		p, ok = wire.DecodeUnverified(head)
 	}
-	return p, ok && (p.Proto != conntrack.ICMPv6 || !managesLink(p.ICMPType))
+	return p, ok && !p.IsDiscovery()
 }

@@ -25,12 +25,6 @@ const (
 	neighbourAdvertisement = 136
 )
 
-// managesLink reports whether an ICMPv6 type is one of multicast listener or neighbour discovery, which conntrack leaves
-// untracked (noct_valid_new in net/netfilter/nf_conntrack_proto_icmpv6.c, 6.18).
-func managesLink(icmpType uint8) bool {
-	return icmpType >= 130 && icmpType <= 137 || icmpType == 143
-}
-
 // decodeND reads a neighbour solicitation or advertisement; nil for anything else. The message stands right behind the
 // IPv6 header.
 func decodeND(p *conntrack.Packet, b []byte) *ARP {

@@ -28,7 +28,9 @@ type Frame struct {
 	Out     bool
 	Packet  *conntrack.Packet // nil for a message about neighbours
 	ARP     *ARP
-	Raw     []byte // from the network header on
+	// Discovery is a packet by which IPv6 manages the link; ARP says it too if it is about a neighbour.
+	Discovery *conntrack.Packet
+	Raw       []byte // from the network header on
 }
 
 // ARP is an ARP message for IPv4, or for IPv6 a neighbour solicitation or, as a reply, an advertisement.
@@ -182,11 +184,11 @@ func (t *Tap) decode(h *unix.Tpacket2Hdr, f []byte) (fr Frame, ok bool) {
 	case unix.ETH_P_ARP:
 		fr.ARP = decodeARP(fr.Raw)
 	}
-	return fr, fr.Packet != nil || fr.ARP != nil
+	return fr, fr.Packet != nil || fr.ARP != nil || fr.Discovery != nil
 }
 
-// ip reads an IP packet that was so long on the wire. Messages by which IPv6 manages the link are no packets: the kernel
-// makes them by itself, and does not track them.
+// ip reads an IP packet that was so long on the wire. Messages by which IPv6 manages the link are not among the packets:
+// the kernel makes them by itself, and does not track them.
 func (fr *Frame) ip(size int, verified bool) {
 	var p conntrack.Packet
 	var ok bool
@@ -201,8 +203,8 @@ func (fr *Frame) ip(size int, verified bool) {
 	if !ok {
 		return
 	}
-	if p.Proto == conntrack.ICMPv6 && managesLink(p.ICMPType) {
-		fr.ARP = decodeND(&p, fr.Raw)
+	if p.IsDiscovery() {
+		fr.Discovery, fr.ARP = &p, decodeND(&p, fr.Raw)
 		return
 	}
 	fr.Packet = &p

@@ -32,6 +32,9 @@ func (h *hypothesis) feed(r Record) error {
 		}
 		o := n.Packet(r.Span, dev, p)
 		h.predict(o.Left)
+		if p.IsDiscovery() { // of no interest to those who follow packets
+			return nil
+		}
 		h.packets = &trail{Handled{r, dev, p, o}, h.packets}
 	case ARP:
 		dev, a, err := deviceAddr(r.Args)
@@ -65,6 +68,12 @@ func (h *hypothesis) feed(r Record) error {
 		o := n.Send(r.Span, p)
 		h.predict(o.Left)
 		h.packets = &trail{Handled{r, "", p, o}, h.packets}
+	case Discover:
+		dev, p, err := devicePacket(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Discovers(r.Span, dev, p)
 	case Socket:
 		open, s, err := parseSocket(r.Args)
 		switch {
@@ -172,7 +181,7 @@ func (h *hypothesis) feedTable(r Record) error {
 	case Dump:
 		h.reading, h.single, h.open = nil, false, true
 		for _, p := range n.Dump(r.Span) {
-			h.reading = append(h.reading, readable{versions: []model.Predicted{p}})
+			h.reading = append(h.reading, readable{versions: []model.Predicted{p}, optional: p.Undecided})
 		}
 	case Delete:
 		k, err := conntrack.ParseKey(r.Args)

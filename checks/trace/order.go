@@ -76,7 +76,7 @@ func takesTime(r Record) bool {
 		return false
 	}
 	switch r.Kind {
-	case Packet, Send, Release, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
+	case Packet, Send, Discover, Release, ARP, Listen, Left, Entry, Absent, Dumped, Event, Ended:
 		return false
 	}
 	return true
@@ -114,11 +114,7 @@ func parts(r Record) []Record {
 
 // packetEnds says until when each packet was on its way: as recorded, or until it was seen leaving.
 func packetEnds(records []Record) map[int]time.Duration {
-	type key struct {
-		proto uint8
-		id    uint16
-	}
-	ends, open := map[int]time.Duration{}, map[key]int{}
+	ends, open := map[int]time.Duration{}, conntrack.Track[int]{}
 	for i, r := range records {
 		switch r.Kind {
 		case Send, Release:
@@ -128,14 +124,11 @@ func packetEnds(records []Record) map[int]time.Duration {
 			if err != nil {
 				continue
 			}
-			k := key{p.Proto, p.ID}
 			if r.Kind == Packet {
-				ends[i], open[k] = r.end(), i
-			} else if in, ok := open[k]; ok {
-				if r.At-records[in].At <= packetEnd {
-					ends[in] = max(ends[in], r.At)
-				}
-				delete(open, k)
+				ends[i] = r.end()
+				open.Came(i, &p)
+			} else if in, ok := open.Left(&p); ok && r.At-records[in].At <= packetEnd {
+				ends[in] = max(ends[in], r.At)
 			}
 		}
 	}
@@ -162,8 +155,12 @@ func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 }
 
 // concerns reports whether the order of an act and a packet can matter: a read or deletion of one entry
-// has to do with the packets of its flow, in either direction and on either side of NAT.
+// has to do with the packets of its flow, in either direction and on either side of NAT. Messages of IPv6 discovery are
+// untracked: rules count them, and nothing else comes of them.
 func concerns(act, packet Record) bool {
+	if isDiscovery(packet) {
+		return act.Kind == Rules6 || act.Kind == Hits6
+	}
 	if act.Kind != Get && act.Kind != Delete {
 		return true
 	}
@@ -178,6 +175,15 @@ func concerns(act, packet Record) bool {
 		return true
 	}
 	return p.Proto == t.Proto && (p.Src == t.Src && p.SrcPort == t.SrcPort || p.SrcPort == t.DstPort || p.DstPort == t.SrcPort)
+}
+
+// isDiscovery reports whether a packet is a message of IPv6 discovery.
+func isDiscovery(r Record) bool {
+	if r.Kind != Packet || !strings.Contains(r.Args, " icmpv6 ") {
+		return false
+	}
+	_, p, err := devicePacket(r.Args)
+	return err == nil && p.IsDiscovery()
 }
 
 // foundBy are the records of what a get or dump found: those up to the next read.
@@ -302,6 +308,7 @@ func (run *replay) keep(next []*hypothesis, r Record) {
 		})
 	}
 	if len(next) > maxHypotheses {
+		run.report.Cut = true
 		run.lose("more than %d ways to settle the choices at %s", maxHypotheses, r)
 		next = next[:maxHypotheses]
 	}

@@ -31,6 +31,7 @@ type Report struct {
 	Choices     []model.Choice // what was free, in order
 	Differences []Difference
 	Lost        []string // why the comparison says nothing
+	Cut         bool     // there were too many ways to settle the choices: the right one may not have been followed
 	Packets     []Handled
 	GivenUp     []Handled // packets that waited for a neighbour, when it was given up
 	Modelled    []string  // the model's rule counters at the end, for the story
@@ -49,6 +50,8 @@ type Handled struct {
 func (r Report) Verdict() Verdict {
 	switch {
 	case len(r.Header.Lost) > 0:
+		return Inconclusive
+	case r.Cut:
 		return Inconclusive
 	case len(r.Differences) > 0:
 		return Different
@@ -195,6 +198,7 @@ func (run *replay) input(r Record) {
 		next = append(next, forks...)
 	}
 	if len(next) > maxHypotheses {
+		run.report.Cut = true
 		run.lose("more than %d ways to settle the choices at %s", maxHypotheses, r)
 		next = next[:maxHypotheses]
 	}

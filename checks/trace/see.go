@@ -128,7 +128,13 @@ func (h *hypothesis) seeDumped(r Record) (diffs []Difference) {
 	h.reads++
 	h.fields++
 	for _, rd := range h.reading {
-		if p := rd.versions[0]; !rd.optional {
+		p := rd.versions[0]
+		if p.Undecided { // it was evicted
+			h.ns.Collect(r.Span, &p.Entry)
+			h.events = append(h.events, h.ns.Events()...)
+			h.choices = append(slices.Clip(h.choices), model.Choice{Kind: model.ChooseTiming, Options: 2, Subject: "had " + p.Entry.Orig.Line() + " expired when it was dumped?"})
+		}
+		if !rd.optional {
 			diffs = append(diffs, Difference{r, p.Entry.Tuples(), "entry", "absent", "present", p.WhyTimeout})
 		}
 	}

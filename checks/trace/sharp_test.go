@@ -72,7 +72,7 @@ func profileOf(t *testing.T, tr trace.Trace) model.Profile {
 func TestModelAccountsForRecordedKernels(t *testing.T) {
 	for name, tr := range recorded(t) {
 		r := trace.Replay(tr, profileOf(t, tr))
-		if r.Verdict() != trace.Same || r.Reads < 20 || r.Free[model.ChooseTiming] != 0 {
+		if r.Verdict() != trace.Same || r.Reads < 15 || r.Free[model.ChooseTiming] != 0 {
 			t.Errorf("%s: %s, %s", name, r.Verdict(), r.Summary())
 		}
 		for _, d := range r.Differences {
@@ -166,7 +166,7 @@ func changes(r trace.Record) map[string]trace.Record {
 		}
 	case trace.Stats:
 		set("a counter", "invalid 7", "")
-	case trace.Hits:
+	case trace.Hits, trace.Hits6:
 		set("a rule's packets", "", regexp.MustCompile(`(?m)^\[(\d+):`).ReplaceAllString(r.Text, "[9$1:"))
 	case trace.State:
 		set("a line", r.Args, strings.Replace(r.Text, "\n", "7\n", 1))
@@ -216,8 +216,9 @@ func TestSharpMissingInput(t *testing.T) {
 				continue
 			}
 			silent[r.Kind]++
-			// A neighbour that is lost when nothing waits for it, and not asked for again, changes nothing.
-			if r.Kind != trace.Neigh {
+			// A neighbour that is lost when nothing waits for it, and not asked for again, changes nothing. Of a message of
+			// discovery nothing is seen but where a rule counts it.
+			if r.Kind != trace.Neigh && r.Kind != trace.Discover && !strings.Contains(r.Args, " icmpv6 ") {
 				t.Errorf("%s: left out, not reported: %s", name, r)
 			}
 		}

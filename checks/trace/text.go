@@ -242,7 +242,7 @@ func parseTime(text string) (time.Duration, error) {
 // checkArgs parses the arguments once, so that errors come with their line.
 func checkArgs(r Record) (err error) {
 	switch r.Kind {
-	case Packet, Left:
+	case Packet, Left, Discover:
 		_, _, err = devicePacket(r.Args)
 	case CTInfo:
 		_, err = parseCTInfo(r.Args)

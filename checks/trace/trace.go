@@ -33,6 +33,7 @@ const (
 	NoRouting Kind = "no-route"   // the same, taken away
 	Socket    Kind = "socket"     // open|close LOCAL:PORT [> REMOTE:PORT]: a UDP socket of the namespace's own
 	Send      Kind = "send"       // PACKET: one of those sent it; ttl and ip-id are the kernel's choice
+	Discover  Kind = "discover"   // DEV PACKET: the namespace's own stack sent a message of IPv6 discovery
 	Get       Kind = "get"        // TUPLE [zone N]
 	Dump      Kind = "dump"
 	Delete    Kind = "delete" // TUPLE
@@ -63,7 +64,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
+	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Discover, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
 		return true
 	}
 	return false

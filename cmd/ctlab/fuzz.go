@@ -10,14 +10,14 @@ import (
 
 // fuzzFlags are those of fuzz.
 type fuzzFlags struct {
-	seed               uint64
-	packets            int
-	length             int
-	duration           time.Duration
-	jobs, sideBySide   int
-	only               int
-	out, iptables      string
-	given, noShrinking bool
+	seed             uint64
+	packets          int
+	length           int
+	duration         time.Duration
+	jobs, sideBySide int
+	only             int
+	out, iptables    string
+	ctinfo           bool
 }
 
 func newFuzz() *cobra.Command {
@@ -56,6 +56,7 @@ as a trace (ctlab replay, ctlab explain). The same seed makes the same scenarios
 	c.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "how many processors play (default: all)")
 	c.Flags().IntVar(&f.sideBySide, "namespaces", 100, "how many scenarios are played side by side on each processor")
 	c.Flags().IntVar(&f.only, "only", -1, "play only the scenario with this number")
+	c.Flags().BoolVar(&f.ctinfo, "ctinfo", true, "look at the ctinfo of each packet, by BPF")
 	c.Flags().StringVar(&f.out, "out", "", "the folder for what is found (default: fuzz-SEED, made when there is something)")
 	c.Flags().StringVar(&f.iptables, "iptables", "", iptablesHelp)
 	return c

@@ -37,7 +37,7 @@ func fuzzing(cmd *cobra.Command, f fuzzFlags) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", f.seed)
 	finds := &finds{out: cmd.OutOrStdout(), dir: f.out}
 	totals, err := fuzz.Run(cmd.Context(), fuzz.Config{
-		Seed: f.seed, Packets: f.packets, PerScenario: f.length, For: f.duration, Workers: f.jobs, SideBySide: f.sideBySide, Only: f.only,
+		Seed: f.seed, Packets: f.packets, PerScenario: f.length, For: f.duration, Workers: f.jobs, SideBySide: f.sideBySide, Only: f.only, CTInfo: f.ctinfo,
 		Ipt: ipt, Progress: fuzzProgress(cmd.ErrOrStderr()), Found: finds.add,
 	})
 	writeTotals(cmd.OutOrStdout(), f.seed, totals)

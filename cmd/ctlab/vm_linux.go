@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -173,10 +174,12 @@ func (f vmFlags) image(ctx context.Context, k *guest.Kernel, args []string) (gue
 		dir = "/"
 	}
 	image := guest.Image{Ctlab: self, Kernel: k, Programs: f.programs}
-	for _, backend := range []string{"", topology.Nft, topology.Legacy} {
-		for ipt, err := range topology.FindIptables(ctx, backend) {
-			if err == nil {
-				image.Programs = append(image.Programs, ipt.Restore, ipt.Save)
+	for _, find := range []func(context.Context, string) iter.Seq2[topology.Iptables, error]{topology.FindIptables, topology.FindIP6tables} {
+		for _, backend := range []string{"", topology.Nft, topology.Legacy} {
+			for ipt, err := range find(ctx, backend) {
+				if err == nil {
+					image.Programs = append(image.Programs, ipt.Restore, ipt.Save)
+				}
 			}
 		}
 	}

@@ -249,5 +249,6 @@ func Modules() []string {
 		"nf_tables", "nft_compat", "nft_chain_nat", "nft_ct", "nft_nat", "nft_masq", "nft_redir", "nft_reject_ipv4", "nft_limit",
 		"xt_tcpudp", "xt_nat", "xt_MASQUERADE", "xt_REDIRECT", "xt_conntrack", "xt_CT", "xt_comment", "xt_statistic",
 		"xt_mark", "xt_addrtype", "xt_multiport", "xt_NFQUEUE", "ipt_REJECT",
+		"ip6_tables", "ip6table_nat", "ip6table_filter", "ip6table_raw", "ip6table_mangle", "nft_reject_ipv6", "ip6t_REJECT",
 	}
 }

@@ -36,10 +36,11 @@ type arena struct {
 	nl      *netlink.Handle
 	table   *kernel.Table
 	events  *kernel.Events
-	queue   *queue.Queue   // where packets are held
+	queue   *queue.Queue // where packets are held
+	bpf     *observe.BPF // nil: ctinfo is not looked at
+	watch   *observe.Watch
 	outer   []int          // the index of each wire's outer end
 	inner   []netlink.Link // the node's end of each wire
-	mac     [6]byte
 	began   time.Time
 	first   conntrack.Tick
 	records []trace.Record
@@ -99,6 +100,11 @@ func (a *arena) open() (err error) {
 	}
 	if a.events, err = kernel.OpenEvents(a.node.NS); err != nil {
 		return err
+	}
+	if a.bpf != nil {
+		if a.watch, err = a.bpf.Watch(a.node.NS); err != nil {
+			return err
+		}
 	}
 	if a.s.Holds {
 		if a.queue, err = queue.Open(a.node.NS); err != nil {
@@ -177,6 +183,9 @@ func (a *arena) Close() error {
 	}
 	if a.events != nil {
 		errs = append(errs, a.events.Close())
+	}
+	if a.watch != nil {
+		errs = append(errs, a.watch.Close())
 	}
 	if a.queue != nil {
 		errs = append(errs, a.queue.Close())

@@ -271,8 +271,8 @@ func (m *maker) some(n int, rules ...string) (out []string) {
 func (m *maker) destination() []string {
 	const to = "PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 "
 	kind := m.IntN(8)
-	if m.s.Holds && kind == 1 {
-		kind = 0 // which backend it was is not seen before the packet is released
+	if m.s.Holds && (kind == 1 || kind == 2) {
+		kind = 0 // which backend or port it was is not seen before the packet is released, and others depend on it
 	}
 	switch kind {
 	case 0:
@@ -294,7 +294,11 @@ func (m *maker) destination() []string {
 // source are rules of nat POSTROUTING.
 func (m *maker) source() []string {
 	dev := pick(m, "-o w1 ", "-o w2 ", "")
-	switch m.IntN(9) {
+	kind := m.IntN(9)
+	if m.s.Holds && (kind == 2 || kind == 3) {
+		kind = 0 // the same of a few ports
+	}
+	switch kind {
 	case 0:
 		return []string{"POSTROUTING " + dev + "-j MASQUERADE"}
 	case 1:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctlab/checks/conntrack"
+	"ctlab/checks/observe"
 	"ctlab/checks/trace"
 	"ctlab/checks/wire"
 	"ctlab/internal/queue"
@@ -76,12 +77,24 @@ func (a *arena) put(k int, p conntrack.Packet) error {
 	if !ok {
 		return fmt.Errorf("%s: makes no packet", p.Line())
 	}
+	before := a.seenByConntrack()
 	from := a.tick()
 	if err := a.outside.put(a.outer[k], b); err != nil {
 		return err
 	}
 	a.did(from, trace.Packet, trace.PacketArgs(a.s.Wires[k].Device, &is), "")
+	if now := a.seenByConntrack(); now.Count == before.Count+1 && !is.IsFragment() { // no other one came in again through lo
+		a.saw(trace.CTInfo, trace.CTInfoArgs(a.s.Wires[k].Device, &is, now.Last.CT()))
+	}
 	return a.behind(is)
+}
+
+// seenByConntrack is what a watch saw behind nf_conntrack_in of packets that came in.
+func (a *arena) seenByConntrack() observe.Glance {
+	if a.watch == nil {
+		return observe.Glance{}
+	}
+	return a.watch.At(observe.Prerouting)
 }
 
 // behind looks at what became of a packet.

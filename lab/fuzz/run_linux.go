@@ -26,6 +26,7 @@ type Config struct {
 	Workers     int           // how many processors play
 	SideBySide  int           // how many namespaces each of them has at once
 	Only        int           // play the one scenario with this number; -1: all
+	CTInfo      bool          // look at what conntrack attaches to each packet
 	Ipt         topology.Iptables
 	Progress    func(Totals) // called now and then
 	Found       func(Result) // called for each scenario in which kernel and model differ, or that says nothing
@@ -53,6 +54,7 @@ type run struct {
 	profile model.Profile
 	hz      int64
 	release string
+	bpf     *observe.BPF
 	began   time.Time
 	number  atomic.Int64
 	sent    atomic.Int64
@@ -116,7 +118,10 @@ func (r *run) prepare() error {
 		return err
 	}
 	r.hz = int64(time.Second / length)
-	return nil
+	if r.cfg.CTInfo {
+		r.bpf, err = observe.OpenBPF()
+	}
+	return err
 }
 
 // tell reports progress every second.
@@ -172,7 +177,7 @@ func (r *run) work(ctx context.Context, cpu int, done func(*arena)) error {
 	if err != nil {
 		return errors.Join(err, ticks.Close())
 	}
-	w := &worker{cpu: cpu, outside: o, ticks: ticks, ipt: r.cfg.Ipt, done: done}
+	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, done: done}
 	return errors.Join(w.run(ctx, r.cfg.SideBySide, r.next), o.Close(), ticks.Close())
 }
 

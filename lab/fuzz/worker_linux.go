@@ -21,6 +21,7 @@ type worker struct {
 	cpu     int
 	outside *outside
 	ticks   *observe.TickCounter
+	bpf     *observe.BPF
 	ipt     topology.Iptables
 	ready   chan *arena // built, or back from something slow
 	waiting waiting
@@ -71,7 +72,7 @@ func (w *worker) run(ctx context.Context, most int, next func() *Scenario) error
 				break
 			}
 			playing++
-			a := &arena{s: s, outside: w.outside, ticks: w.ticks, ipt: w.ipt}
+			a := &arena{s: s, outside: w.outside, ticks: w.ticks, bpf: w.bpf, ipt: w.ipt}
 			w.aside(ctx, a, a.build)
 			if playing%builders == 0 {
 				break // play meanwhile

@@ -93,6 +93,9 @@ func (g *Ground) open(c *lab.Client, port uint16) (*socket, error) {
 		conn = own
 	}
 	s.dns = traffic.NewDNS(conn, c.Question, dnsserver.IdentityName, c.Timeout)
+	if c.AAAA {
+		s.dns.AskForAAAA()
+	}
 	return s, nil
 }
 

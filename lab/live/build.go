@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/topology"
+	"ctlab/topology/service"
 )
 
 // calibrationSamples is how many ticks the calibration watches at the start; later on it looks now and then.
@@ -38,14 +40,14 @@ func (g *Ground) Build(ctx context.Context) (lab.Setting, error) {
 	}()
 	g.built = true
 	probed := make(chan probeResult, 1)
-	go func() { probed <- examine(ctx, g.Backend) }()
+	go func() { probed <- examine(ctx, g.Backend, g.speaksIPv6()) }()
 	err = g.build(ctx)
 	found := <-probed
 	if err = errors.Join(err, found.err); err != nil {
 		return set, err
 	}
-	g.profile, g.ipt = found.profile, found.ipt
-	return lab.Setting{Kernel: found.release, Iptables: g.ipt.Version, Profile: g.profile.Name, Probed: found.seen,
+	g.profile, g.ipts = found.profile, found.ipts
+	return lab.Setting{Kernel: found.release, Iptables: g.ipts[service.IPv4].Version, Profile: g.profile.Name, Probed: found.seen,
 		Ordinary: InUserNamespace(), Limits: g.limits(), Nodes: len(g.lab.Nodes), Took: time.Since(start)}, nil
 }
 
@@ -101,6 +103,11 @@ func (g *Ground) buildNodes() error {
 			return err
 		}
 		g.nodes[spec.Name] = n
+		if g.lab.Speaks(spec, service.IPv6) {
+			if err := n.SpeakIPv6(); err != nil {
+				return err
+			}
+		}
 		if spec.Router {
 			if err := g.track(spec, n); err != nil {
 				return err
@@ -130,17 +137,14 @@ func (g *Ground) buildLinks() error {
 		if err != nil {
 			return fmt.Errorf("uplink of %s: %w", spec.Name, err)
 		}
+		ends := endsOf(spec)
 		at, err := g.clock.during(func() error {
-			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Address: spec.Address, Gateway: spec.Gateway, Bare: spec.Wire})
+			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Ends: ends, Bare: spec.Wire})
 		})
 		if err != nil {
 			return err
 		}
-		gateway := netip.PrefixFrom(spec.Gateway, 32)
-		t.own[spec.Gateway] = true
-		t.rec.did(at, trace.Link, spec.Port+" up", "")
-		t.rec.did(at, trace.Address, spec.Port+" "+gateway.String(), "")
-		t.rec.did(at, trace.Routing, topology.Route{To: netip.PrefixFrom(spec.Address.Addr(), 32), Dev: spec.Port}.String(), "")
+		t.connected(at, spec.Port, ends)
 		if spec.Wire {
 			if err := g.openWire(spec, t); err != nil {
 				return err
@@ -150,10 +154,43 @@ func (g *Ground) buildLinks() error {
 	return nil
 }
 
+// endsOf are the ends of a host's uplink: its first address of each family, and the gateway of that.
+func endsOf(spec *lab.Node) []topology.End {
+	var ends []topology.End
+	for _, g := range spec.Gateways() {
+		ends = append(ends, topology.End{Address: spec.AddressIn(service.FamilyOf(g)), Gateway: g})
+	}
+	return ends
+}
+
+// connected records what a new link brought a router.
+func (t *tracked) connected(at kernel.Moment, port string, ends []topology.End) {
+	t.rec.did(at, trace.Link, port+" up", "")
+	add := func(a netip.Prefix) {
+		t.own[a.Addr()] = true
+		t.rec.did(at, trace.Address, port+" "+a.String(), "")
+	}
+	for _, e := range ends {
+		if e.Gateway.Is6() {
+			add(topology.LinkLocal())
+		}
+		add(e.Port())
+		t.rec.did(at, trace.Routing, topology.Route{To: e.Host(), Dev: port}.String(), "")
+	}
+}
+
+// speaksIPv6 reports whether some node of the lab does.
+func (g *Ground) speaksIPv6() bool {
+	return slices.ContainsFunc(g.lab.Nodes, func(n *lab.Node) bool { return g.lab.Speaks(n, service.IPv6) })
+}
+
 // buildAddresses gives nodes their further addresses and routes.
 func (g *Ground) buildAddresses() error {
 	for _, spec := range g.lab.Nodes {
 		for _, a := range spec.Also {
+			if a == spec.AddressIn(service.FamilyOf(a.Addr())) { // the link brought it
+				continue
+			}
 			if !spec.Wire {
 				if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
 					return err

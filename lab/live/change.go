@@ -13,6 +13,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/topology"
+	"ctlab/topology/service"
 )
 
 // act does something to a node and, if it is tracked, records it with its moment.
@@ -31,22 +32,31 @@ func (g *Ground) act(node string, do func(n *topology.Node) error, record func(t
 	return nil
 }
 
-// Load loads iptables-save text into a tracked node.
-func (g *Ground) Load(ctx context.Context, node, text string, noflush bool) error {
+// Load loads iptables-save or ip6tables-save text into a tracked node. Where IPv6 is spoken the tap is awaited first: the
+// stack's own packets may come by at any time, and rules count them.
+func (g *Ground) Load(ctx context.Context, node string, f service.Family, text string, noflush bool) error {
+	kind := trace.Rules
+	if t := g.trackedNode(node); t != nil && f == service.IPv6 {
+		kind = trace.Rules6
+		if err := t.awaitTap(); err != nil {
+			return err
+		}
+	}
+	ipt := g.ipts[f]
 	how := "restore"
 	if noflush {
 		how = "noflush"
 	}
 	return g.act(node,
 		func(n *topology.Node) error {
-			err := g.ipt.Load(ctx, n, text, noflush)
+			err := ipt.Load(ctx, n, text, noflush)
 			var refused *exec.ExitError
 			if errors.As(err, &refused) {
-				return explainRefusal(ctx, g.ipt, text, err)
+				return explainRefusal(ctx, ipt, text, err)
 			}
 			return err
 		},
-		func(t *tracked, at kernel.Moment) { t.rec.did(at, trace.Rules, how, text) })
+		func(t *tracked, at kernel.Moment) { t.rec.did(at, kind, how, text) })
 }
 
 // Sysctl sets a setting.

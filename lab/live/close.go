@@ -15,6 +15,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/topology"
+	"ctlab/topology/service"
 )
 
 // Close ends what still runs, takes the network down and hands over the evidence. A network that was not
@@ -79,7 +80,7 @@ func (g *Ground) traces() (traces []trace.Trace) {
 		if !g.calib.Agreed() {
 			t.rec.lose("the tick clock could not be read: the machine is too busy, or its ticks come late")
 		}
-		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, Legacy: g.ipt.Backend() == topology.Legacy, HZ: ticks.HZ, CTInfo: t.ctsBy, Names: g.names()}
+		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, Legacy: g.ipts[service.IPv4].Backend() == topology.Legacy, HZ: ticks.HZ, CTInfo: t.ctsBy, Names: g.names()}
 		traces = append(traces, t.rec.trace(h, ticks, g.origin))
 	}
 	return traces
@@ -88,8 +89,10 @@ func (g *Ground) traces() (traces []trace.Trace) {
 // names are the addresses that people know by name.
 func (g *Ground) names() (out []trace.Name) {
 	for _, n := range g.lab.Nodes {
-		if n.Address.IsValid() {
-			out = append(out, trace.Name{Name: n.Name, Addr: n.Address.Addr()})
+		for _, f := range lab.Families() {
+			if a := n.AddressIn(f); a.IsValid() {
+				out = append(out, trace.Name{Name: n.Name, Addr: a.Addr()})
+			}
 		}
 	}
 	for _, s := range g.lab.Services {

@@ -4,7 +4,9 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"strings"
@@ -70,7 +72,7 @@ func examineLinks(net *topology.Network, router *topology.Node) Finding {
 	host, err := net.AddNode("host")
 	if err == nil {
 		err = topology.Connect(topology.Uplink{Host: host, Router: router, Port: "host",
-			Address: netip.MustParsePrefix("10.0.0.2/24"), Gateway: netip.MustParseAddr("10.0.0.1")})
+			Ends: []topology.End{{Address: netip.MustParsePrefix("10.0.0.2/24"), Gateway: netip.MustParseAddr("10.0.0.1")}}})
 	}
 	if err == nil {
 		err = router.Forward()
@@ -118,25 +120,44 @@ func examineIptables(ctx context.Context, n *topology.Node) (out []Finding, chos
 		return []Finding{{"iptables", Missing, err.Error(), use, ""}}, chosen
 	}
 	for _, backend := range []string{topology.Nft, topology.Legacy} {
-		f := Finding{What: "iptables-" + backend, State: Absent, For: use, Mend: "apt-get install iptables"}
-		for ipt, err := range topology.FindIptables(ctx, backend) {
-			if err == nil {
-				f.Mend = mendModules(backend)
-				err = ipt.Load(ctx, n, text, false)
-			}
-			if f.Detail = fmt.Sprint(err); err == nil {
-				f.State, f.Detail, f.Mend = Works, ipt.Version+", "+ipt.Restore, ""
-			}
-			break
-		}
-		out = append(out, f)
+		f := Finding{What: "iptables-" + backend, For: use, Mend: mendModules(backend)}
+		out = append(out, f.tryLoad(ctx, n, text, topology.FindIptables(ctx, backend)))
 	}
-	chosen, err = chooseIptables(ctx, n, "")
+	for _, backend := range []string{topology.Nft, topology.Legacy} {
+		f := Finding{What: "ip6tables-" + backend, For: "the same, of IPv6", Mend: mendModules6(backend)}
+		out = append(out, f.tryLoad(ctx, n, text, topology.FindIP6tables(ctx, backend)))
+	}
+	chosen, err = chooseIptables(ctx, n, topology.FindIptables(ctx, ""))
 	f := Finding{"iptables", Works, "ctlab run takes " + chosen.Backend() + "; --iptables takes another", use, ""}
 	if err != nil {
 		f = Finding{"iptables", Missing, "none that works", use, "apt-get install iptables"}
 	}
 	return append(out, f), chosen
+}
+
+// tryLoad loads a text with the first of some programs; Mend is what to do if that does not work.
+func (f Finding) tryLoad(ctx context.Context, n *topology.Node, text string, there iter.Seq2[topology.Iptables, error]) Finding {
+	f.State = Absent
+	for ipt, err := range there {
+		if errors.Is(err, topology.ErrNoIptables) {
+			f.Mend = "apt-get install iptables"
+		}
+		if err == nil {
+			err = ipt.Load(ctx, n, text, false)
+		}
+		if f.Detail = fmt.Sprint(err); err == nil {
+			f.State, f.Detail, f.Mend = Works, ipt.Version+", "+ipt.Restore, ""
+		}
+		break
+	}
+	return f
+}
+
+func mendModules6(backend string) string {
+	if backend == topology.Legacy {
+		return "modprobe -a ip6_tables ip6table_nat ip6table_filter"
+	}
+	return mendModules(backend)
 }
 
 func mendModules(backend string) string {
@@ -197,7 +218,11 @@ func (e extension) usedIn(text string) bool {
 
 // try loads the rule.
 func (e extension) try(ctx context.Context, ipt topology.Iptables, n *topology.Node) error {
-	return ipt.Load(ctx, n, "*"+e.table+"\n"+e.rule+"\nCOMMIT\n", true)
+	rule := e.rule
+	if ipt.IPv6 {
+		rule = strings.ReplaceAll(rule, "10.0.0.1:", "[fd00::1]:")
+	}
+	return ipt.Load(ctx, n, "*"+e.table+"\n"+rule+"\nCOMMIT\n", true)
 }
 
 func examineRules(ctx context.Context, ipt topology.Iptables, n *topology.Node) (out []Finding) {
@@ -236,7 +261,11 @@ func explainRefusal(ctx context.Context, ipt topology.Iptables, text string, ref
 	}
 	for _, e := range extensions() {
 		if e.usedIn(text) && e.try(ctx, ipt, scratch) != nil && ctx.Err() == nil {
-			return &MissingExtension{e.name, e.module, refused}
+			module := e.module
+			if ipt.IPv6 {
+				module = strings.Replace(module, "ipt_", "ip6t_", 1)
+			}
+			return &MissingExtension{e.name, module, refused}
 		}
 	}
 	return refused

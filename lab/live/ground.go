@@ -17,6 +17,7 @@ import (
 	"ctlab/lab"
 	"ctlab/lab/play"
 	"ctlab/topology"
+	"ctlab/topology/service"
 )
 
 // Ground is a lab's network on this kernel.
@@ -27,7 +28,7 @@ type Ground struct {
 
 	lab     *lab.Lab
 	net     topology.Network
-	ipt     topology.Iptables
+	ipts    map[service.Family]topology.Iptables // of the families that tracked nodes speak; always of IPv4
 	nodes   map[string]*topology.Node
 	tracked []*tracked // in the order of the file
 	calib   *observe.Calibration

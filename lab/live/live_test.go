@@ -78,7 +78,7 @@ func ground(t *testing.T, l *lab.Lab) *live.Ground {
 		t.Fatal(err)
 	}
 	t.Logf("%d nodes in %v", set.Nodes, set.Took)
-	must(t, g.Load(t.Context(), "node", anchor(t), false))
+	must(t, g.Load(t.Context(), "node", service.IPv4, anchor(t), false))
 	must(t, g.Ready())
 	return g
 }
@@ -133,7 +133,7 @@ func TestClasses(t *testing.T) {
 	one := serve(t, g, "dns-1", "0.0.0.0:53")
 	serve(t, g, "dns-2", "10.2.0.11:53")
 	serve(t, g, "node", "10.9.0.1:53")
-	must(t, g.Load(t.Context(), "node", "*filter\n-A FORWARD -p udp -m udp --dport 54 -j REJECT --reject-with icmp-host-unreachable\n"+
+	must(t, g.Load(t.Context(), "node", service.IPv4, "*filter\n-A FORWARD -p udp -m udp --dport 54 -j REJECT --reject-with icmp-host-unreachable\n"+
 		"-A OUTPUT -p udp -m udp --dport 55 -j DROP\n-A FORWARD -p udp -m udp --dport 56 -j DROP\nCOMMIT\n", true))
 	short := 150 * time.Millisecond
 	tests := []struct {
@@ -269,11 +269,11 @@ func TestBackground(t *testing.T) {
 	}})
 	must(t, err)
 	for range 3 {
-		must(t, g.Load(t.Context(), "node", anchor(t), false))
+		must(t, g.Load(t.Context(), "node", service.IPv4, anchor(t), false))
 		if _, err := g.Dump("node"); err != nil {
 			t.Error(err)
 		}
-		if _, err := g.Hits(t.Context(), "node"); err != nil {
+		if _, err := g.Hits(t.Context(), "node", service.IPv4); err != nil {
 			t.Error(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 // probeResult is what a scratch namespace showed.
 type probeResult struct {
 	release string
-	ipt     topology.Iptables
+	ipts    map[service.Family]topology.Iptables
 	profile model.Profile
 	seen    string
 	err     error
@@ -30,8 +31,8 @@ type probeResult struct {
 var ErrNoRules = errors.New("no iptables program of this machine can load rules into this kernel")
 
 // examine finds, in a scratch namespace, the iptables programs that work here (of one back end, if one is asked
-// for) and the profile of this kernel.
-func examine(ctx context.Context, backend string) (r probeResult) {
+// for; ip6tables of the same, if IPv6 is spoken) and the profile of this kernel.
+func examine(ctx context.Context, backend string, six bool) (r probeResult) {
 	r.release = release()
 	if r.profile, r.err = model.ProfileFor(r.release); r.err != nil {
 		return r
@@ -40,7 +41,7 @@ func examine(ctx context.Context, backend string) (r probeResult) {
 	defer func() { r.err = errors.Join(r.err, net.Close()) }()
 	node, err := net.AddNode("probe")
 	if err == nil {
-		r.ipt, err = chooseIptables(ctx, node, backend)
+		r.ipts, err = chooseBoth(ctx, node, backend, six)
 	}
 	if err != nil {
 		r.err = err
@@ -52,6 +53,16 @@ func examine(ctx context.Context, backend string) (r probeResult) {
 	return r
 }
 
+// chooseBoth chooses iptables and, if IPv6 is spoken, ip6tables of the same back end.
+func chooseBoth(ctx context.Context, node *topology.Node, backend string, six bool) (map[service.Family]topology.Iptables, error) {
+	ipt, err := chooseIptables(ctx, node, topology.FindIptables(ctx, backend))
+	out := map[service.Family]topology.Iptables{service.IPv4: ipt}
+	if err == nil && six {
+		out[service.IPv6], err = chooseIptables(ctx, node, topology.FindIP6tables(ctx, ipt.Backend()))
+	}
+	return out, err
+}
+
 // Iptables finds the iptables programs that labs would be played with here, of a back end if one is named.
 func Iptables(ctx context.Context, backend string) (topology.Iptables, error) {
 	var network topology.Network
@@ -60,18 +71,18 @@ func Iptables(ctx context.Context, backend string) (topology.Iptables, error) {
 	if err != nil {
 		return topology.Iptables{}, err
 	}
-	return chooseIptables(ctx, n, backend)
+	return chooseIptables(ctx, n, topology.FindIptables(ctx, backend))
 }
 
 // chooseIptables loads the anchor rule with the programs of one back end after the other, and takes the first with
 // which that works.
-func chooseIptables(ctx context.Context, node *topology.Node, backend string) (topology.Iptables, error) {
+func chooseIptables(ctx context.Context, node *topology.Node, there iter.Seq2[topology.Iptables, error]) (topology.Iptables, error) {
 	text, err := service.Rules(nil, nil, true)
 	if err != nil {
 		return topology.Iptables{}, err
 	}
 	var refused []error
-	for ipt, err := range topology.FindIptables(ctx, backend) {
+	for ipt, err := range there {
 		if err == nil {
 			err = ipt.Load(ctx, node, text, false)
 		}

@@ -13,6 +13,7 @@ import (
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/lab/play"
+	"ctlab/topology/service"
 )
 
 // Get reads the entry of a flow, and records that it was read and what was found.
@@ -125,22 +126,26 @@ func (g *Ground) Stats(node string) (map[string]uint32, error) {
 	return stats, nil
 }
 
-// Hits is the text of iptables-save -c, without its comment lines.
-func (g *Ground) Hits(ctx context.Context, node string) (string, error) {
+// Hits is the text of iptables-save -c or ip6tables-save -c, without its comment lines.
+func (g *Ground) Hits(ctx context.Context, node string, f service.Family) (string, error) {
 	t, err := g.table(node)
 	if err != nil {
 		return "", err
 	}
 	var text string
 	at, err := g.clock.during(func() (err error) {
-		text, err = g.ipt.Hits(ctx, t.node)
+		text, err = g.ipts[f].Hits(ctx, t.node)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
 	text = countedRules(text)
-	t.rec.counted(at, trace.Hits, "", text)
+	kind := trace.Hits
+	if f == service.IPv6 {
+		kind = trace.Hits6
+	}
+	t.rec.counted(at, kind, "", text)
 	return text, nil
 }
 

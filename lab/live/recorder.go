@@ -33,7 +33,7 @@ type recorder struct {
 	lost   []string
 }
 
-// probe is an ARP request of the node's own.
+// probe is an ARP request, or a neighbour solicitation, of the node's own.
 type probe struct {
 	at   int64
 	dev  string
@@ -92,21 +92,31 @@ func (r *recorder) frames(frames []observe.Frame, devices map[int]string, own ma
 			continue // lo
 		}
 		rec := raw{at: f.At, from: f.At, to: f.At}
+		if f.Discovery != nil { // rules count it
+			first := rec
+			first.kind, first.args = trace.Packet, trace.PacketArgs(dev, f.Discovery)
+			if f.Out {
+				first.kind = trace.Discover
+			}
+			r.add(first)
+		}
 		switch {
 		case f.Packet != nil && f.Out:
 			rec.kind, rec.args = trace.Left, trace.PacketArgs(dev, f.Packet)
-			if f.Packet.Proto == conntrack.ICMP && f.Packet.ICMPType == 3 && f.Packet.ICMPCode == 1 {
+			if isHostUnreachable(f.Packet) {
 				r.errors = append(r.errors, f.At)
 			}
 		case f.Packet != nil:
 			rec.kind, rec.args = trace.Packet, trace.PacketArgs(dev, f.Packet)
-		case !f.Out && isMark(f.ARP):
+		case f.ARP != nil && !f.Out && isLinkLocal(f.ARP.Sender):
+			continue
+		case f.ARP != nil && !f.Out && isMark(f.ARP):
 			if r.marks == nil {
 				r.marks = map[string][]int64{}
 			}
 			r.marks[dev] = append(r.marks[dev], f.At)
 			continue
-		case !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
+		case f.ARP != nil && !f.Out && own[f.ARP.Target] && f.ARP.Sender.IsValid() && !f.ARP.Sender.IsUnspecified():
 			rec.kind, rec.args = trace.ARP, dev+" "+f.ARP.Sender.String()
 		case f.ARP != nil && f.Out && !f.ARP.Reply:
 			r.probes = append(r.probes, probe{f.At, dev, f.ARP.Target})
@@ -133,6 +143,16 @@ func (r *recorder) ctinfos(seen []observe.CTInfo, devices map[int]string) {
 
 // loopbackIndex is the index of lo in every namespace (LOOPBACK_IFINDEX in include/net/flow.h).
 const loopbackIndex = 1
+
+// isLinkLocal reports whether an address is one that IPv6 has on each link for itself: no packet is routed to it, so that
+// it does not matter whether that neighbour is known.
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// isHostUnreachable reports whether a packet says that a neighbour did not answer: ICMP host unreachable, ICMPv6 address
+// unreachable.
+func isHostUnreachable(p *conntrack.Packet) bool {
+	return p.Proto == conntrack.ICMP && p.ICMPType == 3 && p.ICMPCode == 1 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 1 && p.ICMPCode == 3
+}
 
 func (r *recorder) events(heard []kernel.Heard) {
 	for _, h := range heard {
@@ -195,7 +215,7 @@ func (r *recorder) lostWhen(dev string, a netip.Addr, heard int64) (from, to int
 func (r *recorder) neighbours(lost []observe.NeighbourLost, devices map[int]string) {
 	for _, n := range lost {
 		dev, ok := devices[n.Ifindex]
-		if !ok {
+		if !ok || isLinkLocal(n.Addr) {
 			continue
 		}
 		from, to := r.lostWhen(dev, n.Addr, n.At)
@@ -309,7 +329,7 @@ func (r *recorder) actedBy(came int64, dev string, k packetKey) int64 {
 // bound says until when the kernel acted on each packet: until it left, or for actDelay. One that waited for a neighbour, who
 // answered on the device by which it left, was acted on before it waited.
 func (r *recorder) bound() {
-	open := map[packetKey]int{}    // the packet that came and has not left, by its identification
+	open := conntrack.Track[int]{} // the packets that came and have not left
 	answered := map[string]int64{} // when a neighbour on a device was last heard of
 	for i := range r.recs {
 		rec := &r.recs[i]
@@ -318,7 +338,7 @@ func (r *recorder) bound() {
 			answered[dev] = rec.from
 		}
 		if rec.kind == trace.Release { // what has not left by now was held or dropped, or is about to leave because of it
-			clear(open)
+			open = conntrack.Track[int]{}
 		}
 		if rec.kind != trace.Packet && rec.kind != trace.Left {
 			continue
@@ -327,14 +347,13 @@ func (r *recorder) bound() {
 		if err != nil {
 			continue
 		}
-		k := packetKey{p.Proto, p.ID}
 		if rec.kind == trace.Packet {
-			rec.to = r.actedBy(rec.from, dev, k)
+			rec.to = r.actedBy(rec.from, dev, packetKey{p.Proto, p.ID})
 			rec.took = rec.to - rec.from
-			open[k] = i
+			open.Came(i, &p)
 			continue
 		}
-		if in, ok := open[k]; ok {
+		if in, ok := open.Left(&p); ok {
 			came := &r.recs[in]
 			limit := int64(waitDelay)
 			if answered[dev] >= came.from {
@@ -343,7 +362,6 @@ func (r *recorder) bound() {
 			if left := rec.from - came.from; left <= limit {
 				came.to, came.took = rec.from, left
 			}
-			delete(open, k)
 		}
 	}
 }

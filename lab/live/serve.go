@@ -143,8 +143,12 @@ func (c *ownConn) Close() error {
 	return err
 }
 
-// headers is the length of an IPv4 and a UDP header.
-const headers = 20 + 8
+// The lengths of headers.
+const (
+	ipv4Header = 20
+	ipv6Header = 40
+	udpHeader  = 8
+)
 
 // sent records a datagram that a socket of the node's own sent. What failed before a packet was made, for
 // want of a route or because of an earlier error, is none; what the rules refused is. A UDP socket asks for DF unless it was
@@ -154,6 +158,9 @@ func (t *tracked) sent(at kernel.Moment, from, to netip.AddrPort, payload int, e
 		return
 	}
 	p := conntrack.Packet{Proto: conntrack.UDP, Src: from.Addr(), SrcPort: from.Port(), Dst: to.Addr().Unmap(), DstPort: to.Port(),
-		Len: headers + payload, TTL: t.ttl, DF: true}
+		Len: ipv4Header + udpHeader + payload, TTL: t.ttl, DF: true}
+	if p.Dst.Is6() {
+		p.Len, p.TTL, p.DF = ipv6Header+udpHeader+payload, t.hops, false
+	}
 	t.rec.called(at, trace.Send, p.Line())
 }

@@ -17,6 +17,7 @@ import (
 	"ctlab/internal/queue"
 	"ctlab/lab"
 	"ctlab/topology"
+	"ctlab/topology/service"
 )
 
 // tracked is a node whose conntrack table is recorded.
@@ -38,6 +39,8 @@ type tracked struct {
 	neigh  *observe.Neighbours
 	own    map[netip.Addr]bool // addresses that it has or had
 	ttl    uint8               // net.ipv4.ip_default_ttl
+	hops   uint8               // net.ipv6.conf.default.hop_limit
+	six    bool                // it speaks IPv6
 }
 
 // ErrNoConntrack says that the kernel has no connection tracking for namespaces.
@@ -53,12 +56,26 @@ var inputSysctls = []string{
 	"net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream",
 }
 
-// defaultTTL is the setting that gives packets of a node's own their TTL.
-const defaultTTL = "net.ipv4.ip_default_ttl"
+// inputSysctls6 are those of them that are about IPv6; of a node that does not speak it they are not recorded.
+var inputSysctls6 = []string{"net.ipv6.conf.all.forwarding", "net.ipv6.icmp.ratelimit", hopLimit}
+
+// The settings that give packets of a node's own their TTL, and their hop limit.
+const (
+	defaultTTL = "net.ipv4.ip_default_ttl"
+	hopLimit   = "net.ipv6.conf.default.hop_limit"
+)
+
+// sysctls are the settings on which the model's answers about the node depend.
+func (t *tracked) sysctls() []string {
+	if t.six {
+		return slices.Concat(inputSysctls, inputSysctls6)
+	}
+	return slices.Clone(inputSysctls)
+}
 
 // track begins the recording of a node, and makes it a router.
 func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
-	t := &tracked{spec: spec, node: n, clock: g.clock, own: map[netip.Addr]bool{}}
+	t := &tracked{spec: spec, node: n, clock: g.clock, own: map[netip.Addr]bool{}, six: g.lab.Speaks(spec, service.IPv6)}
 	g.tracked = append(g.tracked, t)
 	if t.table, err = kernel.Open(n.NS, kernel.Clock(t.clock)); err != nil {
 		return err
@@ -83,6 +100,11 @@ func (g *Ground) track(spec *lab.Node, n *topology.Node) (err error) {
 	}
 	if err := n.Forward(); err != nil {
 		return err
+	}
+	if t.six {
+		if err := n.Forward6(); err != nil {
+			return err
+		}
 	}
 	err = n.NS.WriteSysctl("net.netfilter.nf_conntrack_acct", "1")
 	if errors.Is(err, os.ErrNotExist) {
@@ -115,7 +137,7 @@ func (t *tracked) awaitCTInfo() error {
 // recordSysctls records the settings with which the node starts: those that the model asks for, and those
 // of the lab.
 func (t *tracked) recordSysctls() error {
-	keys := slices.Clone(inputSysctls)
+	keys := t.sysctls()
 	for _, s := range t.spec.Sysctls {
 		if !slices.Contains(keys, s.Name) {
 			keys = append(keys, s.Name)
@@ -134,8 +156,12 @@ func (t *tracked) recordSysctls() error {
 }
 
 func (t *tracked) recordSysctl(at kernel.Moment, key, value string) {
-	if n, err := strconv.ParseUint(value, 10, 8); key == defaultTTL && err == nil {
+	switch n, err := strconv.ParseUint(value, 10, 8); {
+	case err != nil:
+	case key == defaultTTL:
 		t.ttl = uint8(n)
+	case key == hopLimit:
+		t.hops = uint8(n)
 	}
 	t.rec.did(at, trace.Sysctl, key+" "+value, "")
 }
@@ -149,7 +175,7 @@ func (t *tracked) inventory() error {
 		return err
 	}
 	at.To = t.clock()
-	keys := slices.Clone(inputSysctls)
+	keys := t.sysctls()
 	for _, rec := range t.rec.recs {
 		if key, _, _ := strings.Cut(rec.args, " "); rec.kind == trace.Sysctl && !slices.Contains(keys, key) {
 			keys = append(keys, key)

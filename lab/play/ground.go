@@ -11,6 +11,7 @@ import (
 	"ctlab/checks"
 	"ctlab/checks/conntrack"
 	"ctlab/lab"
+	"ctlab/topology/service"
 )
 
 // Ground is a network that a lab asked for, and what can be done with it. Nodes, clients and servers are
@@ -30,8 +31,8 @@ type Ground interface {
 	// Close ends what still runs, takes the network down and hands over the evidence (without Final).
 	Close(ctx context.Context) (lab.Evidence, error)
 
-	// Load loads iptables-save text into a tracked node: as a whole, or with --noflush.
-	Load(ctx context.Context, node, text string, noflush bool) error
+	// Load loads iptables-save text (of IPv6, ip6tables-save text) into a tracked node: as a whole, or with --noflush.
+	Load(ctx context.Context, node string, f service.Family, text string, noflush bool) error
 	Sysctl(node string, s lab.Sysctl) error
 	// Link sets a device up or down, or deletes it ("gone"), with both its ends.
 	Link(node, dev, state string) error
@@ -86,8 +87,8 @@ type Ground interface {
 	Flush(node string) error
 	// Stats are the counters of conntrack -S, since the node was made.
 	Stats(node string) (map[string]uint32, error)
-	// Hits is the text of iptables-save -c, without its comment lines.
-	Hits(ctx context.Context, node string) (string, error)
+	// Hits is the text of iptables-save -c or ip6tables-save -c, without its comment lines.
+	Hits(ctx context.Context, node string, f service.Family) (string, error)
 	// Events are those of the node so far.
 	Events(node string) []conntrack.Event
 

@@ -11,6 +11,7 @@ import (
 	"ctlab/checks/conntrack"
 	"ctlab/checks/model"
 	"ctlab/lab"
+	"ctlab/topology/service"
 )
 
 // flow is a flow that the lab's own clients made, with the time of its last packet sent.
@@ -70,7 +71,11 @@ func (w *World) stale(t *tracked, e *conntrack.Entry) bool {
 		}
 	}
 	local := func(a netip.Addr) bool { return t.addrs[a] }
-	return !slices.Contains(t.rules.Targets(e.Orig, dev, local), netip.AddrPortFrom(e.Reply.Src, e.Reply.SrcPort))
+	r := t.of(service.FamilyOf(e.Orig.Src))
+	if r == nil {
+		return false // no rule could ever be asked
+	}
+	return !slices.Contains(r.rules.Targets(e.Orig, dev, local), netip.AddrPortFrom(e.Reply.Src, e.Reply.SrcPort))
 }
 
 // entries reads the whole table: count, GET each known flow, count again. Equal counts prove that nothing
@@ -144,24 +149,26 @@ func (w *World) snapshot(ctx context.Context, t *tracked, since map[string]uint3
 			snap.Since[name] = d
 		}
 	}
-	text, err := w.ground.Hits(ctx, t.spec.Name)
-	if err != nil {
-		return snap, fmt.Errorf("read rule counters of %s: %w", t.spec.Name, err)
-	}
-	if snap.Hits, err = hits(text); err != nil {
-		return snap, err
+	snap.Hits = map[string]uint64{}
+	for _, r := range t.rulesets {
+		text, err := w.ground.Hits(ctx, t.spec.Name, r.family)
+		if err != nil {
+			return snap, fmt.Errorf("read rule counters of %s: %w", t.spec.Name, err)
+		}
+		if err := addHits(snap.Hits, text); err != nil {
+			return snap, err
+		}
 	}
 	snap.Events = w.ground.Events(t.spec.Name)
 	return snap, nil
 }
 
-// hits are packets by rule comment; NAME.N, the Nth rule of one of the lab's own texts, counts for NAME too.
-func hits(text string) (map[string]uint64, error) {
+// addHits adds packets by rule comment; NAME.N, the Nth rule of one of the lab's own texts, counts for NAME too.
+func addHits(out map[string]uint64, text string) error {
 	list, err := model.ParseHits(text)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := map[string]uint64{}
 	for _, h := range list {
 		if h.Comment == "" {
 			continue
@@ -171,7 +178,7 @@ func hits(text string) (map[string]uint64, error) {
 			out[name] += h.Counters.Packets
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // countersBefore are the counters before a step that is no check and wants to see them change.

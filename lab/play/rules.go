@@ -16,49 +16,42 @@ import (
 // buildRules loads each tracked node's rules in one call.
 func (w *World) buildRules(ctx context.Context) error {
 	for _, t := range w.tracked {
-		text, err := w.wholeText(t)
-		if err != nil {
-			return err
-		}
-		if err := w.load(ctx, t, text, false); err != nil {
-			return err
+		for _, r := range t.rulesets {
+			text, err := w.wholeText(t, r)
+			if err != nil {
+				return err
+			}
+			if err := w.load(ctx, t, r, text, false); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// wholeText is everything that a node should have: its services, its own rules, the anchor.
-func (w *World) wholeText(t *tracked) (string, error) {
-	text, err := service.Rules(w.services(t), t.texts(), t.spec.Anchor)
+// wholeText is everything that a node should have of a family: its services, its own rules, the anchor.
+func (w *World) wholeText(t *tracked, r *ruleset) (string, error) {
+	text, err := service.Rules(service.Of(r.family, w.services(t)), r.texts(), t.spec.Anchor)
 	if err != nil {
 		return "", fmt.Errorf("rules of %s: %w", t.spec.Name, err)
 	}
 	return text, nil
 }
 
-// texts are the node's own rules as they are now.
-func (t *tracked) texts() []service.Own {
-	var out []service.Own
-	for _, r := range t.own {
-		out = append(out, service.Own{Name: r.Name, Text: r.Text})
-	}
-	return out
-}
-
 // load loads rules into a node, and into the model of its rules that tells stale entries.
-func (w *World) load(ctx context.Context, t *tracked, text string, noflush bool) error {
+func (w *World) load(ctx context.Context, t *tracked, r *ruleset, text string, noflush bool) error {
 	if text == "" {
 		return nil
 	}
 	// What the model of the rules does not know is refused before the kernel has it.
-	next := t.rules.Clone()
+	next := r.rules.Clone()
 	if err := next.Restore(text, noflush); err != nil && w.lab.SkipModel == "" {
 		return fmt.Errorf("rules of %s: %w", t.spec.Name, err)
 	}
-	if err := w.ground.Load(ctx, t.spec.Name, text, noflush); err != nil {
+	if err := w.ground.Load(ctx, t.spec.Name, r.family, text, noflush); err != nil {
 		return err
 	}
-	t.rules = next
+	r.rules = next
 	return nil
 }
 
@@ -80,7 +73,7 @@ func (w *World) service(s *lab.Service) service.Service {
 		out.Ports = append(out.Ports, service.Port{Name: p.Name, Number: p.Number, Proto: p.Proto, Target: p.Target, NodePort: p.NodePort})
 	}
 	for _, b := range w.backs[s.Name] {
-		out.Backends = append(out.Backends, service.Backend{Name: b, Addr: w.lab.Node(b).Address.Addr()})
+		out.Backends = append(out.Backends, service.Backend{Name: b, Addr: w.lab.Node(b).AddressIn(service.FamilyOf(s.VIP)).Addr()})
 	}
 	return out
 }
@@ -105,7 +98,11 @@ func (w *World) follow(ctx context.Context, spec *lab.Service, next []string, ou
 		w.backs[spec.Name] = was
 		before := w.services(t)
 		w.backs[spec.Name] = next
-		rules := func() error { return w.load(ctx, t, service.Change(before, w.services(t), t.spec.Anchor), true) }
+		r := t.of(service.FamilyOf(spec.VIP))
+		rules := func() error {
+			text := service.Change(service.Of(r.family, before), service.Of(r.family, w.services(t)), t.spec.Anchor)
+			return w.load(ctx, t, r, text, true)
+		}
 		clean := func() error { return w.reconcile(t, spec.Cleanup.Mode, before, out) }
 		acts := []func() error{rules, clean}
 		if spec.Cleanup.CleanupFirst {
@@ -178,28 +175,29 @@ func (w *World) tellHarm(out *lab.Outcome) {
 // setRules is the rules step: lines that are added, or the lab's own rules replaced as a whole.
 func (w *World) setRules(ctx context.Context, s *lab.Step) error {
 	t := w.trackedNode(s.Nodes[0])
+	r := t.of(s.Family)
 	if !s.HasReplace {
-		text, err := service.Lines(s.Name, s.Change, t.texts()...)
+		text, err := service.Lines(s.Name, s.Change, r.texts()...)
 		if err != nil {
 			return fmt.Errorf("rules of %s: %w", t.spec.Name, err)
 		}
-		return w.load(ctx, t, text, true)
+		return w.load(ctx, t, r, text, true)
 	}
-	t.own = s.Replace
-	text, err := w.wholeText(t)
+	r.own = s.Replace
+	text, err := w.wholeText(t, r)
 	if err != nil {
 		return err
 	}
-	for _, name := range t.rules.Tables() {
+	for _, name := range r.rules.Tables() {
 		if !strings.Contains("\n"+text, "\n*"+name+"\n") {
 			text += "*" + name + "\nCOMMIT\n" // what is not named would stay
 		}
 	}
-	t.jumps = false
-	if err := w.load(ctx, t, text, false); err != nil {
+	r.jumps = false
+	if err := w.load(ctx, t, r, text, false); err != nil {
 		return err
 	}
-	return w.loadDrops(ctx, t)
+	return w.loadDrops(ctx, t, r)
 }
 
 // dropChain holds the policy of death: drop.
@@ -209,24 +207,25 @@ func (w *World) dropAll(ctx context.Context, t *tracked, a netip.Addr) error {
 	if t == nil {
 		return errors.New("death: drop needs a router that could drop")
 	}
-	t.dropped = append(t.dropped, a)
-	return w.loadDrops(ctx, t)
+	r := t.of(service.FamilyOf(a))
+	r.dropped = append(r.dropped, a)
+	return w.loadDrops(ctx, t, r)
 }
 
-func (w *World) loadDrops(ctx context.Context, t *tracked) error {
-	if len(t.dropped) == 0 {
+func (w *World) loadDrops(ctx context.Context, t *tracked, r *ruleset) error {
+	if len(r.dropped) == 0 {
 		return nil
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "*filter\n:%s - [0:0]\n", dropChain)
-	for _, a := range t.dropped {
-		fmt.Fprintf(&b, "-A %s -d %s/32 -m comment --comment \"ctlab drop\" -j DROP\n", dropChain, a)
+	for _, a := range r.dropped {
+		fmt.Fprintf(&b, "-A %s -d %s -m comment --comment \"ctlab drop\" -j DROP\n", dropChain, netip.PrefixFrom(a, a.BitLen()))
 	}
-	if !t.jumps {
+	if !r.jumps {
 		fmt.Fprintf(&b, "-I FORWARD -j %s\n", dropChain)
 	}
 	b.WriteString("COMMIT\n")
-	err := w.load(ctx, t, b.String(), true)
-	t.jumps = t.jumps || err == nil
+	err := w.load(ctx, t, r, b.String(), true)
+	r.jumps = r.jumps || err == nil
 	return err
 }

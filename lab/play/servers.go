@@ -13,32 +13,35 @@ import (
 // hostDevice is the name of a host's only device.
 const hostDevice = "eth0"
 
-// address is where a server listens on a node.
-func (w *World) address(s *lab.Server, on string) netip.AddrPort {
-	a := s.Listen
-	if !a.IsValid() {
-		a = w.lab.Node(on).Address.Addr()
-	}
-	return netip.AddrPortFrom(a, s.Port)
-}
-
 func (w *World) startServer(ctx context.Context, s *server, on string) error {
-	srv, err := w.serve(ctx, s.spec, on)
+	s.on = on
+	running, err := w.serve(ctx, s.spec, on)
+	s.running = append(s.running, running...)
 	if err != nil {
 		return fmt.Errorf("server %s on %s: %w", s.spec.Name, on, err)
 	}
-	s.on, s.running = on, append(s.running, srv)
 	return nil
 }
 
-// serve starts the built-in server or a program. A world that runs no programs lets the former stand in for the latter.
-func (w *World) serve(ctx context.Context, spec *lab.Server, on string) (Server, error) {
+// serve starts the built-in server, at each of its addresses, or a program. A world that runs no programs lets the former
+// stand in for the latter.
+func (w *World) serve(ctx context.Context, spec *lab.Server, on string) (running []Server, err error) {
 	if spec.Exec != nil {
 		if srv, err := w.serveProgram(ctx, spec, on); !errors.Is(err, ErrNotSimulated) {
-			return srv, err
+			if err != nil {
+				return nil, err
+			}
+			return []Server{srv}, nil
 		}
 	}
-	return w.ground.Serve(ctx, on, w.address(spec, on), on)
+	for _, at := range w.lab.Listens(spec, on) {
+		srv, err := w.ground.Serve(ctx, on, at, on)
+		if err != nil {
+			return running, err
+		}
+		running = append(running, srv)
+	}
+	return running, nil
 }
 
 func (w *World) stopServer(ctx context.Context, s *server) error {
@@ -99,12 +102,24 @@ func (w *World) die(ctx context.Context, s *server, how lab.Death, reuse string)
 		return err
 	}
 	node := w.lab.Node(s.on)
-	at := node.Address
+	if how == lab.DeathRoute {
+		return w.ground.Link(node.Uplink, node.Port, "gone")
+	}
+	for _, f := range lab.Families() {
+		if at := node.AddressIn(f); at.IsValid() {
+			if err := w.loseOne(ctx, node, at, how, reuse); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loseOne is what a death does to one address of the node.
+func (w *World) loseOne(ctx context.Context, node *lab.Node, at netip.Prefix, how lab.Death, reuse string) error {
 	switch how {
 	case lab.DeathAddress:
 		return w.loseAddress(node, at)
-	case lab.DeathRoute:
-		return w.ground.Link(node.Uplink, node.Port, "gone")
 	case lab.DeathDrop:
 		return w.dropAll(ctx, w.trackedNode(node.Uplink), at.Addr())
 	case lab.DeathReuse:

@@ -8,6 +8,7 @@ import (
 
 	"ctlab/checks/conntrack"
 	"ctlab/lab"
+	"ctlab/topology/service"
 )
 
 // timed is a Ground that knows where its time went, by kinds of acts. Waiting and asking are the lab's, not its own.
@@ -65,14 +66,14 @@ func (g *timed) Ready() error {
 	return g.Ground.Ready()
 }
 
-func (g *timed) Load(ctx context.Context, node, text string, noflush bool) error {
+func (g *timed) Load(ctx context.Context, node string, f service.Family, text string, noflush bool) error {
 	defer g.during(loading)()
-	return g.Ground.Load(ctx, node, text, noflush)
+	return g.Ground.Load(ctx, node, f, text, noflush)
 }
 
-func (g *timed) Hits(ctx context.Context, node string) (string, error) {
+func (g *timed) Hits(ctx context.Context, node string, f service.Family) (string, error) {
 	defer g.during(counting)()
-	return g.Ground.Hits(ctx, node)
+	return g.Ground.Hits(ctx, node, f)
 }
 
 func (g *timed) Sysctl(node string, s lab.Sysctl) error {

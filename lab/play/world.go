@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"ctlab/checks/conntrack"
-	"ctlab/checks/model"
 	"ctlab/lab"
 )
 
@@ -35,15 +34,12 @@ type World struct {
 
 // tracked is a node whose table is looked at.
 type tracked struct {
-	spec    *lab.Node
-	rules   *model.Ruleset // as loaded, to tell stale entries
-	own     []lab.Rules    // the lab's own rules, as they are now
-	dropped []netip.Addr   // addresses to which a policy drops everything
-	jumps   bool           // FORWARD leads to that policy
-	addrs   map[netip.Addr]bool
-	flows   []flow
-	index   map[conntrack.Tuple]int // of flows
-	checked map[string]uint32       // counters at the last check
+	spec     *lab.Node
+	rulesets []*ruleset // of each family that it speaks
+	addrs    map[netip.Addr]bool
+	flows    []flow
+	index    map[conntrack.Tuple]int // of flows
+	checked  map[string]uint32       // counters at the last check
 }
 
 type server struct {
@@ -97,7 +93,7 @@ func (w *World) Build(ctx context.Context) (lab.Setting, error) {
 func (w *World) look() {
 	for _, n := range w.lab.Nodes {
 		if n.Router {
-			w.tracked = append(w.tracked, &tracked{spec: n, rules: model.NewRuleset(), own: n.Rules, addrs: map[netip.Addr]bool{},
+			w.tracked = append(w.tracked, &tracked{spec: n, rulesets: rulesets(w.lab, n), addrs: map[netip.Addr]bool{},
 				index: map[conntrack.Tuple]int{}, checked: map[string]uint32{}})
 		}
 	}
@@ -108,11 +104,13 @@ func (w *World) look() {
 			}
 			continue
 		}
-		for _, a := range append([]netip.Prefix{n.Address}, n.Also...) {
+		for _, a := range n.Addresses() {
 			w.where[a.Addr()] = n.Name
 		}
 		if t := w.trackedNode(n.Uplink); t != nil {
-			t.addrs[n.Gateway] = true
+			for _, g := range n.Gateways() {
+				t.addrs[g] = true
+			}
 		}
 	}
 	for _, s := range w.lab.Services {

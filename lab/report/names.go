@@ -20,16 +20,19 @@ type Names map[netip.Addr]string
 func NewNames(l *lab.Lab) Names {
 	n := Names{}
 	for _, node := range l.Nodes {
-		if node.Gateway.IsValid() {
-			n[node.Gateway] = node.Uplink
+		for _, g := range node.Gateways() {
+			n[g] = node.Uplink
 		}
 	}
 	for _, s := range l.Services {
 		n[s.VIP] = s.Name
 	}
 	for _, node := range l.Nodes {
-		if _, taken := n[node.Address.Addr()]; node.Address.IsValid() && !taken {
-			n[node.Address.Addr()] = node.Name
+		for _, f := range lab.Families() {
+			a := node.AddressIn(f)
+			if _, taken := n[a.Addr()]; a.IsValid() && !taken {
+				n[a.Addr()] = node.Name
+			}
 		}
 	}
 	return n
@@ -48,6 +51,9 @@ func (n Names) addr(a netip.Addr) string {
 }
 
 func (n Names) endpoint(a netip.Addr, port uint16) string {
+	if _, named := n[a]; !named {
+		return netip.AddrPortFrom(a, port).String()
+	}
 	return fmt.Sprintf("%s:%d", n.addr(a), port)
 }
 
@@ -58,14 +64,14 @@ func (n Names) tuple(t conntrack.Tuple) string {
 	return n.endpoint(t.Src, t.SrcPort) + " > " + n.endpoint(t.Dst, t.DstPort)
 }
 
-// address finds IPv4 addresses in text.
-var address = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+\b`)
+// address finds IPv4 addresses in text, and IPv6 addresses with or without brackets; some of the latter are none.
+var address = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+\b|\[[0-9a-f:.]*:[0-9a-f:.]*\]|\b[0-9a-f]*:[0-9a-f:]*:[0-9a-f:]*[0-9a-f]\b`)
 
 // Text puts names into a line that was made with addresses.
 func (n Names) Text(s string) string {
 	return address.ReplaceAllStringFunc(s, func(m string) string {
-		if a, err := netip.ParseAddr(m); err == nil {
-			return n.addr(a)
+		if a, err := netip.ParseAddr(strings.Trim(m, "[]")); err == nil && n[a] != "" {
+			return n[a]
 		}
 		return m
 	})

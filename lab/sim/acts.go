@@ -7,10 +7,11 @@ import (
 
 	"ctlab/checks/trace"
 	"ctlab/lab"
+	"ctlab/topology/service"
 )
 
 // Load loads rules into a tracked node, at once.
-func (g *Ground) Load(_ context.Context, node, text string, noflush bool) error {
+func (g *Ground) Load(_ context.Context, node string, f service.Family, text string, noflush bool) error {
 	t, err := g.trackedNode(node)
 	if err != nil {
 		return fmt.Errorf("load rules: %w", err)
@@ -19,10 +20,14 @@ func (g *Ground) Load(_ context.Context, node, text string, noflush bool) error 
 	if noflush {
 		how = "noflush"
 	}
-	if err := t.ns.Load(text, noflush); err != nil {
+	load, kind := t.ns.Load, trace.Rules
+	if f == service.IPv6 {
+		load, kind = t.ns.Load6, trace.Rules6
+	}
+	if err := load(text, noflush); err != nil {
 		return fmt.Errorf("load rules into %s: %w", node, err)
 	}
-	t.record(trace.Rules, how, text)
+	t.record(kind, how, text)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"ctlab/lab/live"
 	"ctlab/lab/play"
 	"ctlab/lab/sim"
+	"ctlab/topology/service"
 )
 
 // scene is played on two grounds; said is what its questions came to.
@@ -59,7 +60,7 @@ func (s *scene) ask(from ...play.Socket) {
 
 func (s *scene) load(rules string, noflush bool) {
 	s.t.Helper()
-	s.must(s.Load(s.t.Context(), "node", rules, noflush))
+	s.must(s.Load(s.t.Context(), "node", service.IPv4, rules, noflush))
 }
 
 func (s *scene) output(rule string) {

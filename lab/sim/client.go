@@ -69,7 +69,7 @@ func (n *node) boundTo(spec *lab.Client) netip.Addr {
 	if a, ok := n.source(spec.To.Addr()); ok {
 		return a
 	}
-	return netip.IPv4Unspecified()
+	return unspecified(spec.To.Addr())
 }
 
 // The range of ports that the kernel deals out (net.ipv4.ip_local_port_range).
@@ -126,7 +126,7 @@ func (c *client) ask(done func(play.Reply)) {
 	c.lastID++
 	q := &question{id: c.lastID, sent: c.g.now, done: done}
 	c.asking = q
-	if e := c.sock.send(c.spec.To, message{id: q.id, question: c.spec.Question}); e != noError {
+	if e := c.sock.send(c.spec.To, message{id: q.id, question: c.spec.Question, aaaa: c.spec.AAAA}); e != noError {
 		c.fail(e)
 		return
 	}

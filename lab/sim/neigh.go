@@ -41,20 +41,32 @@ func (n *node) probe(h hop, sender netip.Addr, id uint64, try int) {
 	n.g.after(probeGap, func() { n.probe(h, sender, id, try+1) })
 }
 
-// asks sends one ARP request. A node that has the address learns the sender's (arp_process,
-// neigh_event_ns) and answers.
+// asks sends one ARP request or neighbour solicitation. A node that has the address learns the sender's (arp_process,
+// neigh_event_ns, ndisc_recv_ns) and answers.
 func (n *node) asks(h hop, sender netip.Addr) bool {
 	d := n.device(h.dev)
-	if d == nil || !d.carrier() || !d.peer.node.has(h.addr) {
+	if d == nil || !d.carrier() || !d.peer.hears(h.addr) {
 		return false
 	}
-	if !n.has(sender) && len(d.addrs) > 0 {
-		sender = d.addrs[0].Addr() // of a forwarded packet: an address of the device (arp_solicit)
+	switch {
+	case h.addr.Is6() && !d.has(sender):
+		sender = d.local() // ndisc_solicit
+	case h.addr.Is4() && !n.has(sender):
+		sender = d.firstFor(h.addr, netip.Addr{}) // of a forwarded packet: an address of the device (arp_solicit)
 	}
 	if sender.IsValid() {
 		d.peer.node.found(hop{d.peer.name, sender})
 	}
 	return true
+}
+
+// hears reports whether the node answers to an address on this device: IPv4 addresses belong to the node, IPv6 addresses to
+// the device (ndisc_recv_ns).
+func (d *device) hears(a netip.Addr) bool {
+	if a.Is6() {
+		return d.has(a)
+	}
+	return d.node.has(a)
 }
 
 // found notes that a neighbour announced itself; what waited for it leaves.
@@ -76,7 +88,7 @@ func (n *node) found(h hop) {
 }
 
 // lost notes that a neighbour failed or was forgotten. Whoever sent what waits for it hears that the host is
-// unreachable (arp_error_report).
+// unreachable (arp_error_report, ndisc_error_report).
 func (n *node) lost(h hop) {
 	n.unknow(h)
 	if n.tracked != nil {
@@ -86,7 +98,7 @@ func (n *node) lost(h hop) {
 	waiting := n.waiting[h]
 	delete(n.waiting, h)
 	for _, p := range waiting {
-		n.hearError(icmpError{typ: unreachable, code: hostUnreachable, about: p})
+		n.hearError(unreachableHost(p))
 	}
 }
 
@@ -95,15 +107,18 @@ func (n *node) unknow(h hop) {
 	delete(n.probing, h)
 }
 
-// forgetAll forgets the neighbours on a device, and what a host has waiting for them (neigh_flush_dev).
-func (n *node) forgetAll(dev string) {
+// forgetAll forgets neighbours on a device, those with some addresses, and what a host has waiting for them
+// (neigh_flush_dev).
+func (n *node) forgetAll(dev string, of func(netip.Addr) bool) {
 	for h := range n.waiting {
-		if h.dev == dev {
+		if h.dev == dev && of(h.addr) {
 			delete(n.waiting, h)
 		}
 	}
 	for _, h := range n.neighbours(dev) {
-		n.lost(h)
+		if of(h.addr) {
+			n.lost(h)
+		}
 	}
 }
 

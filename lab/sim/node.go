@@ -76,14 +76,7 @@ func (n *node) device(name string) *device {
 
 // has reports whether an address is one of the node's own.
 func (n *node) has(a netip.Addr) bool {
-	for _, d := range n.devices {
-		for _, p := range d.addrs {
-			if p.Addr() == a {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.devices, func(d *device) bool { return d.has(a) })
 }
 
 // route is the longest match (fib_table_lookup).
@@ -107,26 +100,28 @@ func (n *node) source(dst netip.Addr) (netip.Addr, bool) {
 	if !ok {
 		return netip.Addr{}, false
 	}
-	a := n.device(r.Dev).firstFor(r.Via)
+	a := n.device(r.Dev).firstFor(dst, r.Via)
 	for _, d := range n.devices {
 		if !a.IsValid() {
-			a = d.firstFor(netip.Addr{}) // a device without addresses borrows
+			a = d.firstFor(dst, netip.Addr{}) // a device without addresses borrows
 		}
 	}
 	return a, a.IsValid()
 }
 
-// firstFor is the first address whose subnet has the gateway, or just the first.
-func (d *device) firstFor(gateway netip.Addr) netip.Addr {
+// firstFor is the first address of the destination's family whose subnet has the gateway, or just the first. With one
+// address on a device, and link-local ones for link-local destinations only, IPv6 chooses the same (ipv6_dev_get_saddr).
+func (d *device) firstFor(dst, gateway netip.Addr) (first netip.Addr) {
 	for _, p := range d.addrs {
-		if gateway.IsValid() && p.Contains(gateway) {
-			return p.Addr()
+		switch a := p.Addr(); {
+		case !sameFamily(a, dst) || a.Is6() && a.IsLinkLocalUnicast():
+		case gateway.IsValid() && p.Contains(gateway):
+			return a
+		case !first.IsValid():
+			first = a
 		}
 	}
-	if len(d.addrs) == 0 {
-		return netip.Addr{}
-	}
-	return d.addrs[0].Addr()
+	return first
 }
 
 // sysctl reads a numeric setting.
@@ -140,13 +135,12 @@ func (n *node) sysctl(key string, def int64) int64 {
 
 // The kernel's words for what can go wrong with acts on a network.
 var (
-	errExists     = errors.New("file exists")
-	errNotThere   = errors.New("no such process")
-	errNoDevice   = errors.New("cannot find device")
-	errNoAddress  = errors.New("cannot assign requested address")
-	errAddrInUse  = errors.New("address already in use")
-	errUnknownOp  = errors.New("no such operation")
-	errNotAddress = errors.New("only IPv4 is simulated")
+	errExists    = errors.New("file exists")
+	errNotThere  = errors.New("no such process")
+	errNoDevice  = errors.New("cannot find device")
+	errNoAddress = errors.New("cannot assign requested address")
+	errAddrInUse = errors.New("address already in use")
+	errUnknownOp = errors.New("no such operation")
 )
 
 // addAddress gives a device an address.
@@ -155,8 +149,6 @@ func (n *node) addAddress(dev string, a netip.Prefix) error {
 	switch {
 	case d == nil:
 		return fmt.Errorf("add address %s to %s: %w", a, dev, errNoDevice)
-	case !a.Addr().Is4():
-		return fmt.Errorf("add address %s to %s: %w", a, dev, errNotAddress)
 	case slices.Contains(d.addrs, a):
 		return fmt.Errorf("add address %s to %s: %w", a, dev, errExists)
 	}
@@ -169,7 +161,7 @@ func (n *node) addAddress(dev string, a netip.Prefix) error {
 
 // delAddress takes an address off a device, and with the first of a subnet the others of it, unless
 // promote_secondaries is set (__inet_del_ifa). With its last address a device also loses its routes and
-// neighbours (fib_inetaddr_event, fib_disable_ip).
+// neighbours (fib_inetaddr_event, fib_disable_ip). An IPv6 address takes nothing along (ipv6_del_addr).
 func (n *node) delAddress(dev string, a netip.Prefix) error {
 	d := n.device(dev)
 	if d == nil {
@@ -179,15 +171,16 @@ func (n *node) delAddress(dev string, a netip.Prefix) error {
 	if i < 0 {
 		return fmt.Errorf("remove address %s from %s: %w", a, dev, errNoAddress)
 	}
-	first := slices.IndexFunc(d.addrs, func(p netip.Prefix) bool { return p.Masked() == a.Masked() }) == i
+	six := a.Addr().Is6()
+	first := !six && slices.IndexFunc(d.addrs, func(p netip.Prefix) bool { return p.Masked() == a.Masked() }) == i
 	d.addrs = slices.DeleteFunc(d.addrs, func(p netip.Prefix) bool {
 		return p == a || first && p.Masked() == a.Masked() && !n.promotes(dev)
 	})
 	if n.tracked != nil {
 		n.tracked.delAddress(dev, a)
 	}
-	if len(d.addrs) == 0 {
-		n.disable(d)
+	if !six && !slices.ContainsFunc(d.addrs, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
+		n.disable(d, netip.Addr.Is4)
 	}
 	return nil
 }
@@ -196,15 +189,19 @@ func (n *node) promotes(dev string) bool {
 	return n.sysctl("net.ipv4.conf.all.promote_secondaries", 0) != 0 || n.sysctl("net.ipv4.conf."+dev+".promote_secondaries", 0) != 0
 }
 
-// disable takes away the routes over a device and what is known of its neighbours (fib_disable_ip).
-func (n *node) disable(d *device) {
+// disable takes away the routes over a device and what is known of its neighbours, of some addresses (fib_disable_ip,
+// rt6_disable_ip).
+func (n *node) disable(d *device, of func(netip.Addr) bool) {
 	for _, r := range slices.Clone(n.routes) {
-		if r.Dev == d.name {
+		if r.Dev == d.name && of(r.To.Addr()) {
 			n.dropRoute(r)
 		}
 	}
-	n.forgetAll(d.name)
+	n.forgetAll(d.name, of)
 }
+
+// all is every address.
+func all(netip.Addr) bool { return true }
 
 func (n *node) dropRoute(r lab.Route) {
 	n.routes = slices.DeleteFunc(n.routes, func(o lab.Route) bool { return sameRoute(o, r) })
@@ -248,7 +245,8 @@ func (n *node) replaceRoute(r lab.Route) error {
 	return n.addRoute(r)
 }
 
-// setLink takes a device up or down. Down, it loses its routes; either way the other end notices.
+// setLink takes a device up or down. Down, it loses its routes and its IPv6 addresses (addrconf_ifdown; keep_addr_on_down
+// is 0); the other end notices.
 func (n *node) setLink(d *device, up bool) {
 	d.up = up
 	if n.tracked != nil {
@@ -257,9 +255,10 @@ func (n *node) setLink(d *device, up bool) {
 	if up {
 		return
 	}
-	n.disable(d)
+	n.disable(d, all)
+	d.addrs = slices.DeleteFunc(d.addrs, func(p netip.Prefix) bool { return p.Addr().Is6() && d.name != "lo" })
 	if d.peer != nil {
-		d.peer.node.forgetAll(d.peer.name) // no carrier (neigh_carrier_down)
+		d.peer.node.forgetAll(d.peer.name, all) // no carrier (neigh_carrier_down)
 	}
 }
 

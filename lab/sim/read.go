@@ -11,6 +11,7 @@ import (
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
 	"ctlab/lab/play"
+	"ctlab/topology/service"
 )
 
 // Get reads one entry.
@@ -100,14 +101,18 @@ func (g *Ground) Stats(node string) (map[string]uint32, error) {
 }
 
 // Hits lists the rules with their counters in the form of iptables-save -c; of a rule its comment stands there.
-func (g *Ground) Hits(_ context.Context, node string) (string, error) {
+func (g *Ground) Hits(_ context.Context, node string, f service.Family) (string, error) {
 	t, err := g.trackedNode(node)
 	if err != nil {
 		return "", fmt.Errorf("read rule counters: %w", err)
 	}
 	var b strings.Builder
 	table := ""
-	for _, h := range t.ns.Rules().Hits() {
+	rules, kind := t.ns.Rules(), trace.Hits
+	if f == service.IPv6 {
+		rules, kind = t.ns.Rules6(), trace.Hits6
+	}
+	for _, h := range rules.Hits() {
 		if h.Table != table {
 			if table != "" {
 				b.WriteString("COMMIT\n")
@@ -124,7 +129,7 @@ func (g *Ground) Hits(_ context.Context, node string) (string, error) {
 	if table != "" {
 		b.WriteString("COMMIT\n")
 	}
-	t.record(trace.Hits, "", b.String())
+	t.record(kind, "", b.String())
 	return b.String(), nil
 }
 

@@ -29,7 +29,11 @@ func (g *Ground) track(n *node) *tracked {
 	t.ns = model.New(model.Config{Profile: g.Profile, HZ: hz, Chooser: g.choose})
 	t.ns.Listen()
 	t.record(trace.Listen, "", "")
-	for _, s := range defaults(g.Profile) {
+	all := defaults(g.Profile)
+	if n.speaksIPv6() {
+		all = append(all, defaults6(g.Profile)...)
+	}
+	for _, s := range all {
 		n.sysctls[s.Name] = s.Value
 	}
 	return t
@@ -83,14 +87,14 @@ func (t *tracked) record(kind trace.Kind, args, text string) {
 
 // receive is a packet that arrives on a port.
 func (t *tracked) receive(port string, p conntrack.Packet) {
-	t.record(trace.Packet, trace.PacketArgs(port, &p), "")
+	t.record(trace.Packet, port+" "+line(p), "")
 	t.pass(port, false, p)
 	t.handle(t.ns.Packet(t.span(), port, p))
 }
 
 // send is a packet that a socket of the node's own sends.
 func (t *tracked) send(p conntrack.Packet) sockError {
-	t.record(trace.Send, p.Line(), "")
+	t.record(trace.Send, line(p), "")
 	o := t.ns.Send(t.span(), p)
 	t.handle(o)
 	return sendError(o)
@@ -123,7 +127,7 @@ func (t *tracked) handle(o model.Outcome) {
 // leave sends what the model lets leave, takes its events, and asks for neighbours for which packets wait.
 func (t *tracked) leave(lefts []model.Left) {
 	for _, l := range lefts {
-		t.record(trace.Left, trace.PacketArgs(l.Dev, &l.Packet), "")
+		t.record(trace.Left, l.Dev+" "+line(l.Packet), "")
 		t.pass(l.Dev, true, l.Packet)
 		t.node.wire(l.Dev, l.Packet)
 	}

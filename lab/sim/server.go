@@ -51,7 +51,7 @@ func (s *server) receive(from netip.AddrPort, m message) {
 	s.asked++
 	s.sock.node.g.after(answerTime, func() {
 		if !s.stopped {
-			s.sock.send(from, message{id: m.id, answer: true, question: m.question, by: s.identity})
+			s.sock.send(from, message{id: m.id, answer: true, question: m.question, aaaa: m.aaaa, by: s.identity})
 		}
 	})
 }

@@ -5,9 +5,9 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"ctlab/checks/model"
@@ -25,7 +25,7 @@ const tick = int64(time.Second) / hz
 // Ground is a network of simulated hosts and modelled routers. Time passes only while it waits for
 // something: an act takes none, a packet takes linkTime for each link, a server answerTime to answer.
 //
-// Simulated are UDP over IPv4, longest-match routes, source address selection, connected and unconnected
+// Simulated are UDP over IPv4 and IPv6, longest-match routes, source address selection, connected and unconnected
 // sockets with what they hear of ICMP errors (IP_RECVERR), port unreachable with its rate limit, neighbours
 // that never answer, links that go down or away. A neighbour that has answered once is known until its link
 // goes down or it is forgotten: entries do not age, as they would after half a minute. A lost carrier is noticed
@@ -125,29 +125,29 @@ func (g *Ground) connect(spec *lab.Node) error {
 	eth.peer, port.peer = port, eth
 	eth.up = true
 	router.setLink(port, true)
-	if err := router.addAddress(port.name, netip.PrefixFrom(spec.Gateway, 32)); err != nil {
-		return err
-	}
-	for _, a := range append([]netip.Prefix{spec.Address}, spec.Also...) {
-		if spec.Silent {
-			break // nobody answers for its addresses
+	var errs []error
+	for _, a := range spec.Gateways() {
+		if a.Is6() {
+			errs = append(errs, router.addAddress(port.name, routerLocal()))
 		}
-		if err := n.addAddress(hostDevice, a); err != nil {
-			return err
+		errs = append(errs, router.addAddress(port.name, single(a)))
+	}
+	for _, a := range spec.Addresses() {
+		if !spec.Silent { // else nobody answers for its addresses
+			errs = append(errs, n.addAddress(hostDevice, a))
 		}
+		errs = append(errs, router.addRoute(lab.Route{To: single(a.Addr()), Dev: port.name}))
 	}
-	for _, a := range append([]netip.Prefix{spec.Address}, spec.Also...) {
-		if err := router.addRoute(lab.Route{To: netip.PrefixFrom(a.Addr(), 32), Dev: port.name}); err != nil {
-			return err
+	for _, a := range spec.Gateways() {
+		if spec.Wire {
+			break // it has no stack that could have routes
 		}
+		if a.Is6() {
+			errs = append(errs, n.addAddress(hostDevice, hostLocal()))
+		}
+		errs = append(errs, n.addRoute(lab.Route{To: single(a), Dev: hostDevice}), n.addRoute(defaultRoute(a)))
 	}
-	if spec.Wire {
-		return nil // it has no stack that could have routes
-	}
-	if err := n.addRoute(lab.Route{To: netip.PrefixFrom(spec.Gateway, 32), Dev: hostDevice}); err != nil {
-		return err
-	}
-	return n.addRoute(lab.Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: spec.Gateway, Dev: hostDevice})
+	return errors.Join(errs...)
 }
 
 // Ready begins the clock.
@@ -203,8 +203,10 @@ func (g *Ground) header(t *tracked) trace.Header {
 // names are the addresses that people know by name.
 func (g *Ground) names() (out []trace.Name) {
 	for _, n := range g.lab.Nodes {
-		if n.Address.IsValid() {
-			out = append(out, trace.Name{Name: n.Name, Addr: n.Address.Addr()})
+		for _, f := range lab.Families() {
+			if a := n.AddressIn(f); a.IsValid() {
+				out = append(out, trace.Name{Name: n.Name, Addr: a.Addr()})
+			}
 		}
 	}
 	for _, s := range g.lab.Services {

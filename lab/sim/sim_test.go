@@ -16,6 +16,7 @@ import (
 	"ctlab/lab"
 	"ctlab/lab/play"
 	"ctlab/lab/sim"
+	"ctlab/topology/service"
 )
 
 const network = `
@@ -78,7 +79,7 @@ func buildFor(t *testing.T, seed uint64, change func(*lab.Lab)) world {
 	if _, err := w.Build(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.must(w.Load(t.Context(), "node", rules(one), false))
+	w.must(w.Load(t.Context(), "node", service.IPv4, rules(one), false))
 	return w
 }
 
@@ -196,7 +197,7 @@ func TestStaleEntry(t *testing.T) {
 	w.serve("two", two+":53")
 	w.must(w.Address("one", "eth0", netip.MustParsePrefix(one+"/24"), false))
 	w.must(w.Forget("node", "one", netip.MustParseAddr(one)))
-	w.must(w.Load(t.Context(), "node", rules(two), false))
+	w.must(w.Load(t.Context(), "node", service.IPv4, rules(two), false))
 	w.pass(3 * time.Second)
 	fresh, err := w.Open(w.lab.Clients[0], 0)
 	w.must(err)
@@ -244,7 +245,7 @@ func TestHowABackendIsGone(t *testing.T) {
 		{"link down", func(w world) { w.must(w.Link("one", "eth0", "down")) }, "timeout", "unreachable", "timeout"},
 		{"link gone", func(w world) { w.must(w.Link("node", "one", "gone")) }, "timeout", "unreachable", "timeout"},
 		{"drop", func(w world) {
-			w.must(w.Load(w.t.Context(), "node", "*filter\n-A FORWARD -d "+one+" -j DROP\nCOMMIT\n", true))
+			w.must(w.Load(w.t.Context(), "node", service.IPv4, "*filter\n-A FORWARD -d "+one+" -j DROP\nCOMMIT\n", true))
 		}, "timeout", "timeout", "timeout"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -300,7 +301,7 @@ func TestLateError(t *testing.T) {
 	w.must(w.Address("one", "eth0", netip.MustParsePrefix(one+"/24"), false))
 	c := w.open()
 	w.want(w.ask(c), "timeout")
-	w.must(w.Load(t.Context(), "node", "*filter\n-A FORWARD -d "+one+" -j DROP\nCOMMIT\n", true))
+	w.must(w.Load(t.Context(), "node", service.IPv4, "*filter\n-A FORWARD -d "+one+" -j DROP\nCOMMIT\n", true))
 	w.lab.Clients[0].Timeout = 4 * time.Second
 	w.want(w.ask(c), "timeout")
 	if tr := w.close(); count(tr, trace.Left, "icmp 10.96.0.10 > 10.244.2.5 type 3 code 1") != 1 {
@@ -446,7 +447,7 @@ func TestBackground(t *testing.T) {
 	w.must(err)
 	w.must(w.Address("one", "eth0", netip.MustParsePrefix(one+"/24"), false))
 	w.serve("two", two+":53")
-	w.must(w.Load(t.Context(), "node", rules(two), false))
+	w.must(w.Load(t.Context(), "node", service.IPv4, rules(two), false))
 	w.pass(time.Second)
 	w.must(run.Stop(t.Context()))
 	asked := len(got)
@@ -504,7 +505,7 @@ func TestOnTheRouter(t *testing.T) {
 			t.Errorf("source %s, want that of the route to the VIP", got)
 		}
 		w.want(w.ask(c), "answered one")
-		w.must(w.Load(t.Context(), "node", "*filter\n-A OUTPUT -d "+one+" -j DROP\nCOMMIT\n", true))
+		w.must(w.Load(t.Context(), "node", service.IPv4, "*filter\n-A OUTPUT -d "+one+" -j DROP\nCOMMIT\n", true))
 		w.want(w.ask(c), "not-permitted")
 		w.close()
 	})
@@ -513,7 +514,7 @@ func TestOnTheRouter(t *testing.T) {
 			local(l)
 			l.Node("node").Routes = []lab.Route{def}
 		})
-		w.must(w.Load(t.Context(), "node", "*filter\n-A OUTPUT -d "+one+" -j REJECT\nCOMMIT\n", true))
+		w.must(w.Load(t.Context(), "node", service.IPv4, "*filter\n-A OUTPUT -d "+one+" -j REJECT\nCOMMIT\n", true))
 		c := w.open()
 		// The packet is refused at once, and the error that comes with it waits for the next question.
 		for _, want := range []string{"not-permitted", "refused", "not-permitted"} {
@@ -526,7 +527,7 @@ func TestOnTheRouter(t *testing.T) {
 			local(l)
 			l.Node("node").Routes = []lab.Route{{To: netip.MustParsePrefix("10.96.0.0/16"), Via: netip.MustParseAddr(two), Dev: "two"}}
 		})
-		w.must(w.Load(t.Context(), "node", rules("10.250.0.1"), false))
+		w.must(w.Load(t.Context(), "node", service.IPv4, rules("10.250.0.1"), false))
 		w.want(w.ask(w.open()), "unreachable")
 		w.close()
 	})
@@ -587,7 +588,7 @@ func TestHairpin(t *testing.T) {
 	}
 	w.serve("one", one+":53")
 	w.must(w.Flush("node"))
-	w.must(w.Load(t.Context(), "node", "*nat\n-A POSTROUTING -s "+one+" -d "+one+" -j MASQUERADE\nCOMMIT\n", true))
+	w.must(w.Load(t.Context(), "node", service.IPv4, "*nat\n-A POSTROUTING -s "+one+" -d "+one+" -j MASQUERADE\nCOMMIT\n", true))
 	c, err := w.Open(w.lab.Clients[0], 0)
 	w.must(err)
 	w.want(w.ask(c), "answered one")
@@ -643,8 +644,8 @@ func TestRefusedActs(t *testing.T) {
 		"no such process":                w.Route("node", "del", lab.Route{To: netip.MustParsePrefix("10.9.9.9/32"), Dev: "one"}),
 		"cannot find device":             w.Link("node", "nowhere", "up"),
 		"there is none":                  w.Link("nobody", "eth0", "up"),
-		"not tracked":                    w.Load(t.Context(), "app", "", false),
-		"rules":                          w.Load(t.Context(), "node", "*nat\n-A PREROUTING -m u32 -j ACCEPT\nCOMMIT\n", true),
+		"not tracked":                    w.Load(t.Context(), "app", service.IPv4, "", false),
+		"rules":                          w.Load(t.Context(), "node", service.IPv4, "*nat\n-A PREROUTING -m u32 -j ACCEPT\nCOMMIT\n", true),
 		"not simulated":                  second(w.Start("app", lab.Command{Argv: []string{"true"}})),
 	} {
 		if part := name[strings.LastIndex(name, ": ")+1:]; err == nil || !strings.Contains(err.Error(), strings.TrimSpace(part)) {
@@ -676,7 +677,7 @@ func TestCancel(t *testing.T) {
 func TestSeed(t *testing.T) {
 	play := func(seed uint64) (string, trace.Trace) {
 		w := buildFor(t, seed, nil)
-		w.must(w.Load(t.Context(), "node", rules(one, two), false))
+		w.must(w.Load(t.Context(), "node", service.IPv4, rules(one, two), false))
 		w.serve("one", one+":53")
 		w.serve("two", two+":53")
 		var by []string
@@ -718,7 +719,7 @@ func TestReads(t *testing.T) {
 	if e := dump[0].Entry; e.OrigCount.Packets != 1 || e.ReplyCount.Packets != 1 || e.Timeout != 30 {
 		t.Errorf("entry %s", &e)
 	}
-	text, err := w.Hits(t.Context(), "node")
+	text, err := w.Hits(t.Context(), "node", service.IPv4)
 	w.must(err)
 	hits, err := model.ParseHits(text)
 	w.must(err)

@@ -54,7 +54,7 @@ func (n *node) open(s *socket) error {
 		return errNoAddress
 	}
 	for _, o := range n.sockets {
-		same := o.local.Addr() == a || o.local.Addr().IsUnspecified() || a.IsUnspecified()
+		same := sameFamily(o.local.Addr(), a) && (o.local.Addr() == a || o.local.Addr().IsUnspecified() || a.IsUnspecified())
 		shared := o.remote.IsValid() && s.remote.IsValid()
 		if o.local.Port() == s.local.Port() && same && !shared {
 			return errAddrInUse
@@ -89,7 +89,7 @@ func (n *node) lookup(local, remote netip.AddrPort) *socket {
 		switch s.local.Addr() {
 		case local.Addr():
 			score++
-		case netip.IPv4Unspecified():
+		case unspecified(local.Addr()):
 		default:
 			continue
 		}
@@ -121,7 +121,7 @@ func (s *socket) send(to netip.AddrPort, m message) sockError {
 		src = a
 	}
 	p := conntrack.Packet{Proto: conntrack.UDP, Src: src, SrcPort: s.local.Port(), Dst: to.Addr(), DstPort: to.Port(),
-		Len: m.length(), ID: n.g.nextID(), TTL: n.ttl(), DF: true}
+		Len: m.length(to.Addr()), ID: n.g.nextID(), TTL: n.ttl(to.Addr()), DF: to.Addr().Is4()}
 	n.g.payload[p.ID] = m
 	if n.tracked != nil {
 		return n.tracked.send(p)
@@ -166,6 +166,13 @@ const (
 	protUnreachable uint8 = 2
 	portUnreachable uint8 = 3
 	fragNeeded      uint8 = 4
+
+	unreachable6       uint8 = 1
+	timeExceeded6      uint8 = 3
+	parameter6         uint8 = 4
+	noRoute6           uint8 = 0
+	addressUnreachable uint8 = 3
+	portUnreachable6   uint8 = 4
 )
 
 // icmpError is an ICMP error about a packet that the node sent.
@@ -197,8 +204,41 @@ func (n *node) hearError(e icmpError) {
 	s.client.wake()
 }
 
+// unreachableHost is what the sender of a packet hears when a neighbour does not answer.
+func unreachableHost(p conntrack.Packet) icmpError {
+	if p.Dst.Is6() {
+		return icmpError{typ: unreachable6, code: addressUnreachable, about: p}
+	}
+	return icmpError{typ: unreachable, code: hostUnreachable, about: p}
+}
+
+// meaning6 is icmpv6_err_convert (net/ipv6/icmp.c).
+func (e icmpError) meaning6() (what sockError, fatal bool) {
+	switch e.typ {
+	case timeExceeded6:
+		return noHost, false
+	case parameter6:
+		return otherError, true
+	case unreachable6:
+	default:
+		return noError, false
+	}
+	switch e.code {
+	case noRoute6:
+		return noNetwork, false
+	case portUnreachable6:
+		return refused, true
+	case 1, 5, 6: // EACCES
+		return otherError, true
+	}
+	return noHost, false
+}
+
 // meaning is icmp_err_convert (net/ipv4/icmp.c) and what __udp4_lib_err adds.
 func (e icmpError) meaning() (what sockError, fatal bool) {
+	if e.about.Dst.Is6() {
+		return e.meaning6()
+	}
 	switch e.typ {
 	case timeExceeded:
 		return noHost, false

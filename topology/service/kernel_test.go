@@ -18,6 +18,7 @@ import (
 type load struct {
 	text    string
 	noflush bool
+	six     bool // of ip6tables
 }
 
 // kernelRules loads texts one after the other, in a network namespace of their own that ends with the
@@ -41,7 +42,11 @@ func kernelRules(t *testing.T, loads ...load) []string {
 		if l.noflush {
 			flag = "--noflush"
 		}
-		script += fmt.Sprintf("iptables-restore -w 5 %s < %d; iptables-save > %d.out\n", flag, i, i)
+		program := "iptables"
+		if l.six {
+			program = "ip6tables"
+		}
+		script += fmt.Sprintf("%s-restore -w 5 %s < %d; %s-save > %d.out\n", program, flag, i, program, i)
 	}
 	cmd := exec.Command("unshare", "-n", "sh", "-c", script)
 	cmd.Dir = dir
@@ -105,7 +110,7 @@ func rules(t *testing.T, services ...service.Service) load {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return load{text: text}
+	return load{text: text, six: isIPv6(services)}
 }
 
 // Every golden text is one that iptables takes.
@@ -116,7 +121,7 @@ func TestKernelTakesRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(g.name, func(t *testing.T) {
-			got := kernelRules(t, load{text: text})[0]
+			got := kernelRules(t, load{text: text, six: isIPv6(g.services)})[0]
 			for l := range strings.Lines(text) {
 				if c, ok := strings.CutPrefix(l, "-A "); ok && !strings.Contains(got, "-A "+c[:strings.Index(c, " ")]+" ") {
 					t.Errorf("not in the kernel: %s", l)
@@ -133,23 +138,28 @@ func TestKernelChange(t *testing.T) {
 		dns, other service.Style
 		empty      service.Empty
 		masquerade service.Masquerade
+		six        bool
 	}{
-		{"dnat", service.DNAT, service.DNAT, service.Reject, service.MasqueradeAuto},
-		{"dnat-silent", service.DNAT, service.DNAT, service.Nothing, service.MasqueradeAll},
-		{"kube-proxy", service.KubeProxy, service.KubeProxy, service.Reject, service.MasqueradeAuto},
-		{"kube-proxy-drop", service.KubeProxy, service.KubeProxy, service.Drop, service.MasqueradeAll},
-		{"kube-proxy-silent", service.KubeProxy, service.KubeProxy, service.Nothing, service.MasqueradeNone},
-		{"mixed", service.KubeProxy, service.DNAT, service.Reject, service.MasqueradeAuto},
+		{"dnat", service.DNAT, service.DNAT, service.Reject, service.MasqueradeAuto, false},
+		{"dnat-silent", service.DNAT, service.DNAT, service.Nothing, service.MasqueradeAll, false},
+		{"kube-proxy", service.KubeProxy, service.KubeProxy, service.Reject, service.MasqueradeAuto, false},
+		{"kube-proxy-drop", service.KubeProxy, service.KubeProxy, service.Drop, service.MasqueradeAll, false},
+		{"kube-proxy-silent", service.KubeProxy, service.KubeProxy, service.Nothing, service.MasqueradeNone, false},
+		{"mixed", service.KubeProxy, service.DNAT, service.Reject, service.MasqueradeAuto, false},
+		{"ipv6", service.KubeProxy, service.DNAT, service.Reject, service.MasqueradeAuto, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			node := func(backends string) []service.Service {
 				s := masquerade(dns(c.dns, c.empty, strings.Fields(backends)...), c.masquerade)
+				if c.six {
+					return []service.Service{six(s), six(web(c.other, "1"))}
+				}
 				return []service.Service{s, web(c.other, "1")}
 			}
 			steps := []string{"", "1", "1 2", "2 3", "", "", "3"}
 			loads := []load{rules(t, node(steps[0])...)}
 			for i := 1; i < len(steps); i++ {
-				loads = append(loads, load{service.Change(node(steps[i-1]), node(steps[i]), true), true})
+				loads = append(loads, load{service.Change(node(steps[i-1]), node(steps[i]), true), true, c.six})
 			}
 			for i, got := range kernelRules(t, loads...) {
 				if want := kernelRules(t, rules(t, node(steps[i])...))[0]; got != want {
@@ -175,7 +185,7 @@ func TestKernelLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := kernelRules(t, load{text: base}, load{lines, true})[1]
+	got := kernelRules(t, load{text: base}, load{lines, true, false})[1]
 	if want := kernelRules(t, load{text: want})[0]; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -99,6 +99,8 @@ const AnchorComment = "ctlab anchor"
 // them, inserted ones (-I) before them. Each own rule has the comment NAME.N besides its own, with N
 // counting the rules of its text from 1. The text is empty if there is nothing to load.
 //
+// The services are of one family; of IPv6 the text is for ip6tables-restore.
+//
 // The error says which of the own rules is wrong, as Check does, or which service cannot be written.
 func Rules(services []Service, own []Own, anchored bool) (string, error) {
 	if err := check(services); err != nil {
@@ -128,6 +130,9 @@ func check(services []Service) error {
 			return fmt.Errorf("service %s: there are two", s.Name)
 		}
 		names[s.Name] = true
+		if s.VIP.IsValid() && FamilyOf(s.VIP) != FamilyOf(services[0].VIP) {
+			return fmt.Errorf("service %s: %s and %s are of different families", s.Name, s.VIP, services[0].VIP)
+		}
 		switch s.Style {
 		case "", DNAT, KubeProxy:
 		default:
@@ -176,7 +181,11 @@ func (s Service) Comment(b Backend) string { return s.Name + "/" + b.Name }
 func (s Service) refusal() string {
 	switch s.Empty {
 	case Reject:
-		return comment(s.Name+"/reject") + " -j REJECT --reject-with icmp-port-unreachable"
+		with := "icmp-port-unreachable"
+		if FamilyOf(s.VIP) == IPv6 {
+			with = "icmp6-port-unreachable"
+		}
+		return comment(s.Name+"/reject") + " -j REJECT --reject-with " + with
 	case Drop:
 		return comment(s.Name+"/drop") + " -j DROP"
 	}

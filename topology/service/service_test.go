@@ -86,6 +86,9 @@ func golden() []struct {
 		{"kube-proxy-drop", []service.Service{dns(service.KubeProxy, service.Drop)}, nil, false},
 		{"kube-proxy-masquerade-all", []service.Service{masquerade(byTurns(dns(service.KubeProxy, service.Reject, "1", "2")), service.MasqueradeAll)}, nil, true},
 		{"kube-proxy-masquerade-none", []service.Service{masquerade(dns(service.KubeProxy, service.Reject, "1"), service.MasqueradeNone)}, nil, true},
+		{"dnat-ipv6", []service.Service{six(dns(service.DNAT, service.Reject, "1", "2")), six(web("", "1"))}, nil, true},
+		{"kube-proxy-ipv6", []service.Service{six(dns(service.KubeProxy, service.Reject, "1", "2")), six(web(service.KubeProxy, "1"))}, nil, true},
+		{"kube-proxy-empty-ipv6", []service.Service{six(dns(service.KubeProxy, service.Reject)), six(web(service.KubeProxy))}, nil, true},
 		{"mixed", []service.Service{web(service.DNAT, "1"), dns(service.KubeProxy, service.Reject, "1")}, nil, true},
 		{"own", []service.Service{web(service.DNAT, "1")}, []service.Own{
 			{Name: "notrack", Text: "-t raw -A PREROUTING -d 10.96.0.10/32 -p udp --dport 53 -j CT --notrack"},

@@ -8,7 +8,7 @@ import (
 )
 
 // Stale are the entries of a table that kube-proxy would delete for a service whose backends changed. Only
-// UDP entries are ever deleted; backends that are not ready or terminating do not exist here.
+// UDP entries of the service's family are ever deleted; backends that are not ready or terminating do not exist here.
 //
 //   - Legacy (ClearEntriesForNAT and ClearEntriesForPortNAT, up to 1.31) looks for each backend that is gone:
 //     entries to an address of the service, whatever the port, or to a node port at any address, that are
@@ -24,7 +24,7 @@ import (
 func Stale(mode Mode, before, after Service, table []conntrack.Entry) []conntrack.Entry {
 	var stale []conntrack.Entry
 	for _, e := range table {
-		if e.Orig.Proto == conntrack.UDP && isStale(mode, before, after, &e) {
+		if e.Orig.Proto == conntrack.UDP && FamilyOf(e.Orig.Dst) == FamilyOf(after.VIP) && isStale(mode, before, after, &e) {
 			stale = append(stale, e)
 		}
 	}
