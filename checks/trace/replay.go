@@ -167,6 +167,7 @@ func Replay(t Trace, profile model.Profile) Report {
 }
 
 func (run *replay) record(r Record) {
+	run.holding = run.holding || r.Kind == Hold
 	if r.Input() {
 		run.input(r)
 	} else {
@@ -176,11 +177,12 @@ func (run *replay) record(r Record) {
 }
 
 type replay struct {
-	trace  Trace
-	at     int
-	live   []*hypothesis
-	opened []*act // what may be happening
-	report Report
+	trace   Trace
+	at      int
+	live    []*hypothesis
+	opened  []*act // what may be happening
+	holding bool   // packets have been held
+	report  Report
 }
 
 // input applies an input to every hypothesis, once for each way of answering the choices that it meets.
@@ -252,15 +254,23 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 }
 
 // candidates are the answers to a choice that are tried: all of a few; of a number (a port) the one that is seen later. Where
-// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later.
+// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later. What is seen of
+// an entry may be another packet's while packets are held: of a few answers all are tried then, that one first.
 func (run *replay) candidates(c model.Choice) (all []int) {
+	if c.Kind == model.ChooseVictim && c.Options > smallChoice {
+		return []int{run.victim(c)}
+	}
 	if c.Kind == model.ChoosePort || c.Options > smallChoice {
-		if a, ok := run.lookAhead(c); ok {
+		a, ok, sure := run.lookAhead(c)
+		if ok && (sure || c.Options > smallChoice || !run.holding) {
 			return []int{a}
+		}
+		if ok {
+			all = append(all, a)
 		}
 	}
 	for a := range c.Options {
-		if c.Free != nil && !c.Free(a) {
+		if c.Free != nil && !c.Free(a) || slices.Contains(all, a) {
 			continue
 		}
 		if all = append(all, a); c.Options > smallChoice {
@@ -273,12 +283,34 @@ func (run *replay) candidates(c model.Choice) (all []int) {
 	return all
 }
 
+// victim finds which entry an early drop took, by the events that follow; 0 where none tells.
+func (run *replay) victim(c model.Choice) int {
+	at := run.trace.Records[run.at].end()
+	for _, r := range run.trace.Records[run.at+1:] {
+		if r.Kind == Delete || r.Kind == Flush || r.At > at+lateness {
+			break
+		}
+		if r.Kind != Event {
+			continue
+		}
+		ev, err := conntrack.ParseEvent(r.Args)
+		if err != nil || ev.Kind != conntrack.Destroy || !ev.Entry.Has(conntrack.HasTimeout) {
+			continue
+		}
+		i := slices.IndexFunc(c.Entries, func(e conntrack.Entry) bool { return e.Orig == ev.Entry.Orig && e.Reply == ev.Entry.Reply })
+		if i >= 0 {
+			return i + 1
+		}
+	}
+	return 0
+}
+
 // lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
-// entry. The model has declared what is allowed.
-func (run *replay) lookAhead(c model.Choice) (answer int, ok bool) {
+// entry; only the packet itself is sure to be the one. The model has declared what is allowed.
+func (run *replay) lookAhead(c model.Choice) (answer int, ok, sure bool) {
 	want, err := conntrack.ParsePacket(c.About)
 	if err != nil {
-		return 0, false
+		return 0, false, false
 	}
 	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
 	// another packet's.
@@ -292,11 +324,11 @@ func (run *replay) lookAhead(c model.Choice) (answer int, ok bool) {
 			}
 			port, ok := portIn(r, c, &want)
 			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
-				return a, true
+				return a, true, leaving
 			}
 		}
 	}
-	return 0, false
+	return 0, false, false
 }
 
 // portIn is the port that a record shows to have been chosen for a packet or its flow.
