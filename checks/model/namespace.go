@@ -359,7 +359,7 @@ func (n *Namespace) trackingOf(w *walk) bool { return n.tracking(n.rulesOf(w)) }
 
 // tracking reports whether the conntrack hooks of a family are registered, whose rules are given.
 func (n *Namespace) tracking(rs *Ruleset) bool {
-	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || len(n.holds) > 0
+	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || n.holdsIn(rs.v6)
 }
 
 // Stats are the counters of conntrack -S that have moved.

@@ -39,6 +39,9 @@ func Generate(seed uint64, number, packets int) *Scenario {
 		m.s.Ops = append(m.s.Ops, m.op())
 	}
 	m.s.Ops = append(m.s.Ops, Op{Kind: Dump})
+	if m.one(3) {
+		m.s.toIPv6()
+	}
 	return m.s
 }
 

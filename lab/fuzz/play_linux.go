@@ -138,7 +138,9 @@ func (a *arena) answer(op Op) error {
 	if inv, ok := e.packet.Tuple().Inverse(); ok {
 		p.ICMPType = inv.ICMPType
 	}
-	p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""
+	if p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""; a.s.Six {
+		p.ID = 0
+	}
 	return a.put(e.at(op.Wire), p)
 }
 
@@ -162,7 +164,9 @@ func (a *arena) tell(op Op) error {
 	about.Bad = ""
 	p.About, p.Src, p.Dst = &about, about.Dst, about.Src
 	p.ID = uint16(30000 + a.next)
-	p.Len = 28 + min(about.Len, 548)
+	if p.Len = 28 + min(about.Len, 548); a.s.Six {
+		p.Len, p.ID = 48+min(about.Len, 1232), 0
+	}
 	return a.put(e.at(op.Wire), p)
 }
 

@@ -66,6 +66,7 @@ type Scenario struct {
 	Seed    uint64
 	Number  int
 	Wires   []Wire
+	Six     bool     // it speaks IPv6
 	Holds   bool     // packets are held in it
 	Sysctls []string // KEY VALUE
 	Rules   string
