@@ -3,6 +3,7 @@ package fuzz
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	"ctlab/checks/conntrack"
@@ -27,6 +28,7 @@ func (s *Scenario) toIPv6() {
 	s.Sysctls = append(s.Sysctls, "net.ipv6.conf.all.forwarding 1", "net.ipv6.icmp.ratelimit 1000", "net.ipv6.conf.default.hop_limit 64",
 		"net.netfilter.nf_conntrack_icmpv6_timeout 2")
 	s.Rules = rulesTwin(s.Rules)
+	s.Ops = slices.DeleteFunc(s.Ops, func(op Op) bool { return op.Piece[1] > 0 }) // fragments of IPv6 are not modelled
 	for i := range s.Ops {
 		op := &s.Ops[i]
 		op.Packet = packetTwin(op.Packet, op.Kind)
