@@ -139,7 +139,7 @@ func (a *arena) answer(op Op) error {
 		p.ICMPType = inv.ICMPType
 	}
 	if p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""; a.s.Six {
-		p.ID = 0
+		p.ID, p.Len = 0, lengthOf(a.next-1)
 	}
 	return a.put(e.at(op.Wire), p)
 }
