@@ -57,7 +57,8 @@ var inputSysctls = []string{
 }
 
 // inputSysctls6 are those of them that are about IPv6; of a node that does not speak it they are not recorded.
-var inputSysctls6 = []string{"net.ipv6.conf.all.forwarding", "net.ipv6.icmp.ratelimit", hopLimit}
+var inputSysctls6 = []string{"net.ipv6.conf.all.forwarding", "net.ipv6.icmp.ratelimit", hopLimit,
+	"net.netfilter.nf_conntrack_icmpv6_timeout"}
 
 // The settings that give packets of a node's own their TTL, and their hop limit.
 const (
