@@ -74,6 +74,9 @@ func (r Report) Summary() string {
 	if len(kinds) > 0 {
 		s += " (" + strings.Join(kinds, ", ") + ")"
 	}
+	if r.Header.CTLost > 0 {
+		s += "; the ctinfo of some packets was lost"
+	}
 	return s
 }
 
@@ -467,7 +470,7 @@ func aboutFragments(r Record) bool {
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
-	h, every := run.live[0], run.trace.CTInfo != ""
+	h, every := run.live[0], run.trace.everyCTInfo()
 	for _, other := range run.live {
 		if len(other.left(every)) < len(h.left(every)) {
 			h = other
