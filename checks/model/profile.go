@@ -45,6 +45,9 @@ type Profile struct {
 	// as clash_resolve from 5.10, as insert_failed before.
 	Clash    ClashRule
 	GREClash bool // GRE packets may join another entry too (6.6)
+	// GenericClash: so may those of protocols that are tracked by their number alone (a change of stable releases of
+	// late 2025 and after; seen on 6.18.44).
+	GenericClash bool
 	// ReverseLookup: NAT looks for the entry that has a tuple by its reply tuple too, so that not every flow with NAT
 	// passes for one without (6.16; 50d9ce9679dd).
 	ReverseLookup bool
@@ -72,7 +75,7 @@ func profiles() []Profile {
 		{Name: "6.1", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.6", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.12", PrefixRate: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true},
+		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, GenericClash: true, DestroyTimeout: true},
 	}
 }
 

@@ -114,7 +114,7 @@ func layOut(p *conntrack.Packet, room, need int) layout {
 		if over := min(l.size, room) - (least + need - 1); over > 0 {
 			l.header = min(least+(over+unit-1)/unit*unit, most)
 		}
-	case p.Offset > 0:
+	case p.IsFragment():
 		l.size = max(p.Len, least)
 	default:
 		l.size = max(p.Len, least+need)
@@ -204,6 +204,9 @@ func (l layout) l4() []byte {
 	}
 	if p.Offset > 0 {
 		return b
+	}
+	if p.Proto == gre { // version 0, whose tuple has no keys (gre_pkt_to_tuple in net/netfilter/nf_conntrack_proto_gre.c)
+		clear(b[:min(len(b), 2)])
 	}
 	copy(b, l.l4Header(len(b)))
 	if p.Proto == gre {

@@ -28,8 +28,9 @@ type Config struct {
 	Only        int           // play the one scenario with this number; -1: all
 	CTInfo      bool          // look at what conntrack attaches to each packet
 	Ipt         topology.Iptables
-	Progress    func(Totals) // called now and then
-	Found       func(Result) // called for each scenario in which kernel and model differ, or that says nothing
+	IP6t        topology.Iptables // of the same back end
+	Progress    func(Totals)      // called now and then
+	Found       func(Result)      // called for each scenario in which kernel and model differ, or that says nothing
 }
 
 // Result is a scenario that was played, and what the replay of its trace says.
@@ -177,7 +178,7 @@ func (r *run) work(ctx context.Context, cpu int, done func(*arena)) error {
 	if err != nil {
 		return errors.Join(err, ticks.Close())
 	}
-	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, done: done}
+	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, ip6t: r.cfg.IP6t, done: done}
 	return errors.Join(w.run(ctx, r.cfg.SideBySide, r.next), o.Close(), ticks.Close())
 }
 

@@ -48,7 +48,7 @@ func TestStoriesOnThisKernel(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no stories: %v", err)
 	}
-	ipt, err := live.Iptables(t.Context(), topology.Nft)
+	ipt, _, err := live.Iptables(t.Context(), topology.Nft)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +512,7 @@ func (a *actor) wait(r trace.Record) (err error) {
 			return err
 		}
 		if a.queue == nil {
-			if a.queue, err = queue.Open(a.node.NS); err != nil {
+			if a.queue, err = queue.Open(a.node.NS, queue.IPv4); err != nil {
 				return err
 			}
 		}
