@@ -93,8 +93,8 @@ func (m mutation) run(ctx context.Context) (unknown int, err error) {
 			return unknown, err
 		}
 	}
-	fmt.Fprintf(m.out, "%d changes tried, %d killed, %d survive, %d of them without a reason; %s\n",
-		len(chosen), len(chosen)-len(survived), len(survived), unknown, time.Since(begin).Round(time.Second))
+	fmt.Fprintf(m.out, "%d changes tried, %d killed, %d survive: %d of them are not listed, %d are listed without a reason; %s\n",
+		len(chosen), len(chosen)-len(survived), len(survived), unknown, known.open(chosen, survived), time.Since(begin).Round(time.Second))
 	return unknown, nil
 }
 
@@ -137,11 +137,24 @@ func (m mutation) report(chosen []point, survived, reached map[int]bool, known s
 
 // survivors are the changes that are known to survive; a * at the end of a key stands for anything.
 type survivors struct {
-	keys     map[string]bool
+	keys     map[string]bool // true where the list has a reason
 	patterns []string
 }
 
-func (s survivors) has(key string) bool { return s.keys[key] || s.byPattern(key) }
+func (s survivors) has(key string) bool {
+	_, listed := s.keys[key]
+	return listed || s.byPattern(key)
+}
+
+// open counts the survivors that are listed without a reason.
+func (s survivors) open(chosen []point, survived map[int]bool) (n int) {
+	for _, p := range chosen {
+		if reason, listed := s.keys[p.key()]; survived[p.id] && listed && !reason {
+			n++
+		}
+	}
+	return n
+}
 
 func (s survivors) byPattern(key string) bool {
 	return slices.ContainsFunc(s.patterns, func(p string) bool { return strings.HasPrefix(key, p) })
@@ -199,15 +212,17 @@ func readSurvivors(path string) (s survivors, err error) {
 	if err != nil {
 		return s, fmt.Errorf("read the list of survivors: %w", err)
 	}
+	explained := true
 	for line := range strings.Lines(string(text)) {
 		key, indented := strings.CutPrefix(strings.TrimRight(line, "\n"), "\t")
 		if !indented {
+			explained = key != unexplained
 			continue
 		}
 		if head, ok := strings.CutSuffix(key, "*"); ok {
 			s.patterns = append(s.patterns, head)
 		} else {
-			s.keys[key] = true
+			s.keys[key] = explained
 		}
 	}
 	return s, nil

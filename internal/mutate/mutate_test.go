@@ -28,7 +28,7 @@ func TestSample(t *testing.T) {
 	if got := lines[:len(lines)-1]; !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if unknown != 3 || !strings.Contains(summary, "6 survive, 3 of them without a reason") {
+	if unknown != 3 || !strings.Contains(summary, "6 survive: 3 of them are not listed, 1 are listed without a reason") {
 		t.Errorf("%d; %s", unknown, summary)
 	}
 }
