@@ -49,6 +49,10 @@ type Op struct {
 	Hold    conntrack.Hold
 	Accept  bool // of a release
 	Up      bool // of a link, or an address that comes back
+
+	// What was played names what it was about, in place of Of.
+	Entry *conntrack.Key // of a deletion
+	ID    uint16         // of a release: the packet's, from its IP header; 0: Of counts
 }
 
 // Wire is a link end without a host behind it: packets are put on it and seen on it by hand.
@@ -66,8 +70,10 @@ type Scenario struct {
 	Wires   []Wire
 	Holds   bool     // packets are held in it
 	Sysctls []string // KEY VALUE
-	Rules   string
-	Ops     []Op
+	// Defaults are settings that are left as the kernel has them, and recorded.
+	Defaults []string
+	Rules    string
+	Ops      []Op
 }
 
 // Packets counts the packets that the scenario sends.

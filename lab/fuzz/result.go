@@ -1,0 +1,106 @@
+package fuzz
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ctlab/checks/trace"
+)
+
+// Result is a scenario that was played, and what the replay of its trace says.
+type Result struct {
+	Scenario *Scenario
+	Played   []Played
+	Trace    trace.Trace
+	Report   trace.Report
+}
+
+// Played is an operation as it was really done: an answer or an error is the packet that was sent, a deletion names
+// its entry, a release its packet. What found nothing to do is not among them.
+type Played struct {
+	Op
+	At      time.Duration // when it began, since the arena did
+	Waiting int           // of a release: how many packets waited
+}
+
+// kind is what a result shows, without its values: two results of one kind have the same cause, most probably.
+type kind struct {
+	verdict      trace.Verdict
+	thing, field string
+	sides        string // what kernel and model say, if these are words and no values
+}
+
+// kind is that of the first difference, since what comes behind it is mostly its consequence; or why nothing was
+// compared.
+func (r *Result) kind() kind {
+	k := kind{verdict: r.Report.Verdict()}
+	switch {
+	case k.verdict == trace.Same:
+	case len(r.Report.Differences) > 0:
+		d := r.Report.Differences[0]
+		k.thing, k.field, k.sides = thing(d.What), d.Field, sideWord(d.Kernel)+"/"+sideWord(d.Model)
+	case len(r.Report.Lost) > 0:
+		k.field = withoutValues(r.Report.Lost[0])
+	}
+	return k
+}
+
+// thing is what kind of thing a difference is about. That of an entry is its protocol.
+func thing(what string) string {
+	word, _, _ := strings.Cut(what, " ")
+	return word
+}
+
+// sideWord is a side of a difference that is no value, or "".
+func sideWord(side string) string {
+	if slices.Contains([]string{"absent", "present", "none", "new", "update", "destroy", "nothing leaves", "nothing was seen", "no such packet passes nf_conntrack_in"}, side) {
+		return side
+	}
+	return ""
+}
+
+// withoutValues is a sentence without the words that have digits in them, and without what stands behind the last "at".
+func withoutValues(s string) string {
+	s, _, _ = strings.Cut(s, " at ")
+	words := slices.DeleteFunc(strings.Fields(s), func(w string) bool { return strings.ContainsAny(w, "0123456789") })
+	return strings.Join(words, " ")
+}
+
+// upTo are the operations that were begun when the first difference was seen: later ones have no part in it.
+func (r *Result) upTo() []Played {
+	if len(r.Report.Differences) == 0 {
+		return r.Played
+	}
+	at := r.Report.Differences[0].Record.At
+	n := 0
+	for n < len(r.Played) && r.Played[n].At <= at {
+		n++
+	}
+	return r.Played[:n]
+}
+
+// scenario is one that does what was done, with operations that do not depend on each other: any of them can be left
+// out, and the others stay what they are.
+func (r *Result) scenario(played []Played) *Scenario {
+	s := r.Scenario.clone()
+	s.Ops = nil
+	for _, p := range played {
+		s.Ops = append(s.Ops, p.Op)
+	}
+	return s
+}
+
+func (s *Scenario) clone() *Scenario {
+	c := *s
+	c.Sysctls, c.Defaults, c.Ops = slices.Clone(s.Sysctls), slices.Clone(s.Defaults), slices.Clone(s.Ops)
+	c.Wires = slices.Clone(s.Wires)
+	for i, w := range c.Wires {
+		c.Wires[i].Node, c.Wires[i].Hosts, c.Wires[i].Silent = slices.Clone(w.Node), slices.Clone(w.Hosts), slices.Clone(w.Silent)
+	}
+	return &c
+}
+
+// hosts are all who are behind a wire.
+func (w Wire) hosts() []netip.Addr { return slices.Concat(w.Hosts, w.Silent) }

@@ -1,0 +1,351 @@
+package fuzz
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// How much is done to make one find smaller.
+const (
+	maxReplays = 90
+	maxShrink  = time.Minute
+	// confirmations is how often the smallest scenario is played again in the end.
+	confirmations = 3
+)
+
+// Find is something that was found, made smaller.
+type Find struct {
+	Result        // of the smallest scenario that shows it
+	From   Result // as it was found
+	Before int    // how many operations were done up to the first difference when it was found
+	// Replays is how many scenarios were played to make it smaller, and Took how long that took.
+	Replays int
+	Took    time.Duration
+	// Shown is how often it was seen when the smallest scenario was played Confirmed times more. If it never came
+	// back at all, Result is what was found.
+	Shown, Confirmed int
+}
+
+// Shrinking is how far it is with making finds smaller.
+type Shrinking struct {
+	Name                string // of the scenario
+	Find, Finds         int    // which of how many
+	Ops, Of             int    // how many operations are left
+	Replays, MaxReplays int
+}
+
+// player plays scenarios side by side and returns their results in the same order. One that could not be played has
+// none.
+type player func(context.Context, []*Scenario) []Result
+
+// shrinker makes one find smaller.
+type shrinker struct {
+	ctx      context.Context
+	play     player
+	kind     kind
+	progress func(Shrinking)
+	now      func() time.Time
+	until    time.Time
+	best     Result
+	at       Shrinking
+}
+
+// shrink makes a find smaller: it leaves out operations, then rules, addresses, wires and settings, and shortens
+// pauses, as long as the first difference is of the same kind.
+func shrink(ctx context.Context, found Result, at Shrinking, play player, now func() time.Time, progress func(Shrinking)) Find {
+	began := now()
+	played := found.upTo()
+	at.Name, at.Ops, at.Of, at.MaxReplays = found.Scenario.Name(), len(played), len(played), maxReplays
+	s := &shrinker{ctx: ctx, play: play, kind: found.kind(), progress: progress, now: now, until: began.Add(maxShrink), best: found, at: at}
+	f := Find{Result: found, From: found, Before: len(played)}
+	if s.begin(found, played) {
+		s.ops()
+		s.rules()
+		s.addresses()
+		s.wires()
+		s.sysctls()
+		s.pauses()
+		f.Result = s.best
+		f.Shown, f.Confirmed = s.confirm()
+	}
+	f.Replays, f.Took = s.at.Replays, now().Sub(began)
+	return f
+}
+
+// begin plays what was done again, up to the first difference, or, if that does not show it, all of it; and, as what
+// was done last has most to do with it, only the last operations.
+func (s *shrinker) begin(found Result, played []Played) bool {
+	all := []*Scenario{found.scenario(found.Played)}
+	for n := len(played); n > 0; n /= 2 {
+		all = append(all, found.scenario(played[len(played)-n:]))
+	}
+	ok, results := s.tryAll(all)
+	for i := len(ok) - 1; i >= 0; i-- {
+		if ok[i] {
+			s.best = results[i]
+			return true
+		}
+	}
+	return false
+}
+
+// tryAll plays scenarios, as long as there is time, and tells which show what is looked for.
+func (s *shrinker) tryAll(all []*Scenario) ([]bool, []Result) {
+	ok := make([]bool, len(all))
+	if s.ctx.Err() != nil || s.now().After(s.until) || s.at.Replays+len(all) > maxReplays {
+		return ok, nil
+	}
+	s.at.Ops = len(s.best.Played)
+	s.progress(s.at)
+	s.at.Replays += len(all)
+	results := s.play(s.ctx, all)
+	for i := range results {
+		ok[i] = results[i].Scenario != nil && results[i].kind() == s.kind
+	}
+	return ok, results
+}
+
+// reduce leaves out of n parts of the best scenario what is not needed; make makes the scenario with some of them.
+func (s *shrinker) reduce(n int, make func(from *Scenario, parts []int) *Scenario) {
+	from := s.best.Scenario
+	reduce(n, func(sets [][]int) []bool {
+		all := []*Scenario{}
+		for _, parts := range sets {
+			all = append(all, make(from, parts))
+		}
+		ok, results := s.tryAll(all)
+		// Who asks takes the first of a round that holds, and asks on from there; only a smaller one is better.
+		for i := range results {
+			if ok[i] && results[i].Scenario.size() < s.best.Scenario.size() {
+				s.best = results[i]
+			}
+		}
+		return ok
+	})
+}
+
+// size is how much there is to a scenario.
+func (s *Scenario) size() int {
+	n := len(s.Ops) + len(s.Sysctls) + len(s.Wires) + len(ruleLines(s.Rules))
+	for _, op := range s.Ops {
+		n += len(ruleLines(op.Text))
+	}
+	for _, w := range s.Wires {
+		n += len(w.Node) + len(w.hosts())
+	}
+	return n
+}
+
+func (s *shrinker) ops() {
+	s.reduce(len(s.best.Scenario.Ops), func(from *Scenario, parts []int) *Scenario {
+		c := from.clone()
+		c.Ops = nil
+		for _, i := range parts {
+			c.Ops = append(c.Ops, from.Ops[i])
+		}
+		return c
+	})
+}
+
+// rules leaves out rules of all texts.
+func (s *shrinker) rules() {
+	lines := len(ruleLines(s.best.Scenario.Rules))
+	for _, op := range s.best.Scenario.Ops {
+		if op.Kind == Rules {
+			lines += len(ruleLines(op.Text))
+		}
+	}
+	s.reduce(lines, func(from *Scenario, parts []int) *Scenario {
+		c := from.clone()
+		n := 0
+		keep := func(text string) string {
+			out := keepRules(text, func(i int) bool { return slices.Contains(parts, n+i) })
+			n += len(ruleLines(text))
+			return out
+		}
+		c.Rules = keep(c.Rules)
+		for i, op := range c.Ops {
+			if op.Kind == Rules {
+				c.Ops[i].Text = keep(op.Text)
+			}
+		}
+		return c
+	})
+}
+
+// ruleLines are the rules of a text.
+func ruleLines(text string) (out []string) {
+	for l := range strings.Lines(text) {
+		if strings.HasPrefix(l, "-A ") {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// keepRules is a text with some of its rules, counted from 0. Its tables stay, as their hooks count.
+func keepRules(text string, keep func(int) bool) string {
+	var b strings.Builder
+	n := 0
+	for l := range strings.Lines(text) {
+		if strings.HasPrefix(l, "-A ") {
+			n++
+			if !keep(n - 1) {
+				continue
+			}
+		}
+		b.WriteString(l)
+	}
+	return b.String()
+}
+
+// addresses leaves out addresses of the node, except for the first of each wire, and of hosts.
+func (s *shrinker) addresses() {
+	n := 0
+	for _, w := range s.best.Scenario.Wires {
+		n += len(w.Node) - 1 + len(w.hosts())
+	}
+	s.reduce(n, func(from *Scenario, parts []int) *Scenario {
+		c := from.clone()
+		n := 0
+		for i := range c.Wires {
+			w := &c.Wires[i]
+			w.Node = append(w.Node[:1], some(w.Node[1:], parts, &n)...)
+			w.Hosts = some(w.Hosts, parts, &n)
+			w.Silent = some(w.Silent, parts, &n)
+		}
+		return c
+	})
+}
+
+// some are those of all whose number, from n on, is among the parts.
+func some[T any](all []T, parts []int, n *int) (out []T) {
+	for _, one := range all {
+		if slices.Contains(parts, *n) {
+			out = append(out, one)
+		}
+		*n++
+	}
+	return out
+}
+
+// wires leaves out wires that no operation needs.
+func (s *shrinker) wires() {
+	used := map[int]bool{}
+	for _, op := range s.best.Scenario.Ops {
+		used[op.Wire] = used[op.Wire] || onWire(op.Kind)
+	}
+	var free []int
+	for k := range s.best.Scenario.Wires {
+		if !used[k] && len(used) > 0 {
+			free = append(free, k)
+		}
+	}
+	s.reduce(len(free), func(from *Scenario, parts []int) *Scenario {
+		c := from.clone()
+		c.Wires = nil
+		moved := map[int]int{}
+		for k, w := range from.Wires {
+			if i := slices.Index(free, k); i < 0 || slices.Contains(parts, i) {
+				moved[k] = len(c.Wires)
+				c.Wires = append(c.Wires, w)
+			}
+		}
+		for i := range c.Ops {
+			if onWire(c.Ops[i].Kind) {
+				c.Ops[i].Wire = moved[c.Ops[i].Wire]
+			}
+		}
+		return c
+	})
+}
+
+// onWire reports whether an operation as it was played has to do with a wire.
+func onWire(k Kind) bool { return k == Packet || k == Link || k == Address }
+
+// sysctls leaves out settings; what the kernel has instead is recorded. Those stay that labs always have.
+func (s *shrinker) sysctls() {
+	var free []string
+	for _, line := range s.best.Scenario.Sysctls {
+		if !slices.Contains(ofLabs(), sysctlName(line)) {
+			free = append(free, line)
+		}
+	}
+	s.reduce(len(free), func(from *Scenario, parts []int) *Scenario {
+		c := from.clone()
+		c.Sysctls = nil
+		for _, line := range from.Sysctls {
+			if i := slices.Index(free, line); i < 0 || slices.Contains(parts, i) {
+				c.Sysctls = append(c.Sysctls, line)
+			} else {
+				c.Defaults = append(c.Defaults, sysctlName(line))
+			}
+		}
+		return c
+	})
+}
+
+func sysctlName(line string) string {
+	name, _, _ := strings.Cut(line, " ")
+	return name
+}
+
+// ofLabs are settings that a lab makes on every router of its own accord.
+func ofLabs() []string {
+	return []string{"net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter",
+		"net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects", "net.netfilter.nf_conntrack_acct"}
+}
+
+// pauses shortens pauses: all of them as far as it goes, then each.
+func (s *shrinker) pauses() {
+	var at []int
+	for i, op := range s.best.Scenario.Ops {
+		if op.Kind == Pause {
+			at = append(at, i)
+		}
+	}
+	if len(at) == 0 {
+		return
+	}
+	s.firstOf(shorter(s.best.Scenario, at, 8), shorter(s.best.Scenario, at, 4), shorter(s.best.Scenario, at, 2))
+	if len(at) > 1 {
+		for _, i := range at {
+			s.firstOf(shorter(s.best.Scenario, []int{i}, 4), shorter(s.best.Scenario, []int{i}, 2))
+		}
+	}
+}
+
+// firstOf takes the first of some scenarios that shows it.
+func (s *shrinker) firstOf(all ...*Scenario) {
+	ok, results := s.tryAll(all)
+	if i := slices.Index(ok, true); i >= 0 {
+		s.best = results[i]
+	}
+}
+
+// shorter is a scenario with some pauses divided, to 10 ms at least.
+func shorter(from *Scenario, at []int, by time.Duration) *Scenario {
+	c := from.clone()
+	for _, i := range at {
+		p := &c.Ops[i].Pause
+		*p = min(*p, max((*p/by).Round(10*time.Millisecond), 10*time.Millisecond))
+	}
+	return c
+}
+
+// confirm plays the smallest scenario again and counts how often it shows it. There is always time for that.
+func (s *shrinker) confirm() (shown, of int) {
+	if s.ctx.Err() != nil {
+		return 0, 0
+	}
+	results := s.play(s.ctx, slices.Repeat([]*Scenario{s.best.Scenario}, confirmations))
+	for i := range results {
+		if results[i].Scenario != nil && results[i].kind() == s.kind {
+			shown++
+		}
+	}
+	s.at.Replays += len(results)
+	return shown, len(results)
+}
