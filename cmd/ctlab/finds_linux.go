@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,7 +79,8 @@ func (f *finds) small(found fuzz.Find) {
 		fmt.Fprintf(f.out, "%s: it did not come back in %d replays\n", found.Trace.Lab, found.Replays)
 		return
 	}
-	fmt.Fprintf(f.out, "%s: %d operations of %d are enough; seen in %d of %d replays of them\n", found.Trace.Lab, len(found.Played), found.Before, found.Shown, found.Confirmed)
+	fmt.Fprintf(f.out, "%s: %d operations of %d are enough; seen in %d of %d last replays (%d in %s)\n", found.Trace.Lab, len(found.Played), found.Before,
+		found.Shown, found.Confirmed, found.Replays, found.Took.Round(time.Second/10))
 	f.says(found.Result)
 	err := f.writeTrace(name+".small.trace", found.Trace)
 	if err == nil {

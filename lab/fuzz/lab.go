@@ -46,7 +46,7 @@ func (w *labWriter) block(indent, key, text string) {
 func (w *labWriter) head(f *Find) {
 	s := w.r.Scenario
 	w.line("lab: %s", s.Name())
-	w.line("about: %s", strconv.Quote(asciiOnly(w.r.Says())))
+	w.line("about: %s", strconv.Quote(asciiOnly(w.r.brief())))
 	var b strings.Builder
 	fmt.Fprintf(&b, "Found by ctlab fuzz --seed %d --only %d on kernel %s; %d operations, of %d.\n", s.Seed, s.Number, w.r.Trace.Kernel, len(w.r.Played), f.Before)
 	if len(w.r.Report.Differences) > 0 {
@@ -72,6 +72,15 @@ func asciiOnly(s string) string {
 	}, s)
 }
 
+// brief is what was seen, without what exactly it was seen of.
+func (r *Result) brief() string {
+	if len(r.Report.Differences) == 0 {
+		return r.Says()
+	}
+	d := r.Report.Differences[0]
+	return fmt.Sprintf("%s %s: kernel %s, model %s", thing(d.What), d.Field, d.Kernel, d.Model)
+}
+
 // Says is what was seen, in one line: the first difference, or why nothing was compared.
 func (r *Result) Says() string {
 	switch {
@@ -87,21 +96,31 @@ func (r *Result) Says() string {
 func (w *labWriter) nodes() {
 	s := w.r.Scenario
 	w.line("\nnodes:")
-	w.line("  node:\n    kind: router\n    anchor: false # it is among the rules, or is not needed")
-	if len(s.Sysctls) > 0 {
+	w.line("  node:\n    kind: router\n    anchor: false # the rules below are all that there is")
+	sysctls := slices.DeleteFunc(slices.Clone(s.Sysctls), func(line string) bool { return slices.Contains(ofLabs(), line) })
+	if len(sysctls) > 0 {
 		w.line("    sysctls:")
 	}
-	for _, line := range s.Sysctls {
+	for _, line := range sysctls {
 		name, value, _ := strings.Cut(line, " ")
 		w.line("      %s: %s", name, strconv.Quote(value))
 	}
-	w.block("    ", "rules", w.rules.String())
+	w.ruleset("rules")
 	for k, wire := range s.Wires {
 		addrs := []string{link(k, 2).String()}
 		for _, h := range wire.hosts() {
 			addrs = append(addrs, netip.PrefixFrom(h, wire.Node[0].Bits()).String())
 		}
 		w.line("  %s: {kind: wire, address: [%s]}", wire.Device, strings.Join(addrs, ", "))
+	}
+}
+
+// ruleset writes all rules that there are from then on.
+func (w *labWriter) ruleset(key string) {
+	if text := w.rules.brief(); text != "" {
+		w.block("    ", key, text)
+	} else {
+		w.line("    %s: none", key)
 	}
 }
 
@@ -145,7 +164,7 @@ func (w *labWriter) step(p *Played) error {
 			return err
 		}
 		w.line("  - rules: node")
-		w.block("    ", "replace", w.rules.String())
+		w.ruleset("replace")
 	case Sysctl:
 		name, value, _ := strings.Cut(p.Text, " ")
 		w.line("  - {sysctl: node, set: {%s: %q}}", name, value)
@@ -231,12 +250,39 @@ func (rs *ruleset) load(text string, noflush bool) error {
 	return nil
 }
 
-func (rs *ruleset) String() string {
+// empty are the tables without rules.
+func (rs *ruleset) empty() (out []string) {
+	for _, name := range rs.order {
+		if !slices.ContainsFunc(rs.table[name], isRule) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func isRule(line string) bool { return strings.HasPrefix(line, "-A ") }
+
+func (rs *ruleset) drop(name string) {
+	rs.order = slices.DeleteFunc(rs.order, func(n string) bool { return n == name })
+	delete(rs.table, name)
+}
+
+// String is what iptables-restore takes.
+func (rs *ruleset) String() string { return rs.text(func(string) bool { return true }) }
+
+// brief leaves out what a lab has by itself: chains that accept.
+func (rs *ruleset) brief() string {
+	return rs.text(func(line string) bool { return !strings.HasPrefix(line, ":") || !strings.Contains(line, " ACCEPT ") })
+}
+
+func (rs *ruleset) text(with func(line string) bool) string {
 	var b strings.Builder
 	for _, name := range rs.order {
 		fmt.Fprintf(&b, "*%s\n", name)
 		for _, l := range rs.table[name] {
-			b.WriteString(l + "\n")
+			if with(l) {
+				b.WriteString(l + "\n")
+			}
 		}
 		b.WriteString("COMMIT\n")
 	}

@@ -104,3 +104,28 @@ func (s *Scenario) clone() *Scenario {
 
 // hosts are all who are behind a wire.
 func (w Wire) hosts() []netip.Addr { return slices.Concat(w.Hosts, w.Silent) }
+
+// spoken are the addresses that packets had, where they came in and where they left.
+func (r *Result) spoken() map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	for _, rec := range r.Trace.Records {
+		if rec.Kind != trace.Packet && rec.Kind != trace.Left {
+			continue
+		}
+		for _, word := range strings.Fields(rec.Args) {
+			if a, err := netip.ParseAddr(word); err == nil {
+				out[a] = true
+			} else if ap, err := netip.ParseAddrPort(word); err == nil {
+				out[ap.Addr()] = true
+			}
+		}
+	}
+	return out
+}
+
+// tells reports whether an ICMP error left.
+func (r *Result) tells() bool {
+	return slices.ContainsFunc(r.Trace.Records, func(rec trace.Record) bool {
+		return rec.Kind == trace.Left && strings.Contains(rec.Args, " about ")
+	})
+}

@@ -2,6 +2,7 @@ package fuzz
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -60,9 +61,10 @@ func shrink(ctx context.Context, found Result, at Shrinking, play player, now fu
 	at.Name, at.Ops, at.Of, at.MaxReplays = found.Scenario.Name(), len(played), len(played), maxReplays
 	s := &shrinker{ctx: ctx, play: play, kind: found.kind(), progress: progress, now: now, until: began.Add(maxShrink), best: found, at: at}
 	f := Find{Result: found, From: found, Before: len(played)}
-	if s.begin(found, played) {
+	if s.begin(found, played) || s.begin(found, played) { // twice, as something may be left to chance
 		s.ops()
 		s.rules()
+		s.tables()
 		s.addresses()
 		s.wires()
 		s.sysctls()
@@ -128,9 +130,14 @@ func (s *shrinker) reduce(n int, make func(from *Scenario, parts []int) *Scenari
 
 // size is how much there is to a scenario.
 func (s *Scenario) size() int {
-	n := len(s.Ops) + len(s.Sysctls) + len(s.Wires) + len(ruleLines(s.Rules))
+	n := len(s.Ops) + len(s.Wires) + strings.Count(s.Rules, "\n")
 	for _, op := range s.Ops {
-		n += len(ruleLines(op.Text))
+		n += strings.Count(op.Text, "\n")
+	}
+	for _, line := range s.Sysctls {
+		if !slices.Contains(ofLabs(), line) {
+			n++
+		}
 	}
 	for _, w := range s.Wires {
 		n += len(w.Node) + len(w.hosts())
@@ -178,7 +185,7 @@ func (s *shrinker) rules() {
 // ruleLines are the rules of a text.
 func ruleLines(text string) (out []string) {
 	for l := range strings.Lines(text) {
-		if strings.HasPrefix(l, "-A ") {
+		if isRule(l) {
 			out = append(out, l)
 		}
 	}
@@ -190,7 +197,7 @@ func keepRules(text string, keep func(int) bool) string {
 	var b strings.Builder
 	n := 0
 	for l := range strings.Lines(text) {
-		if strings.HasPrefix(l, "-A ") {
+		if isRule(l) {
 			n++
 			if !keep(n - 1) {
 				continue
@@ -201,34 +208,71 @@ func keepRules(text string, keep func(int) bool) string {
 	return b.String()
 }
 
-// addresses leaves out addresses of the node, except for the first of each wire, and of hosts.
-func (s *shrinker) addresses() {
+// tables leaves out tables without rules.
+func (s *shrinker) tables() {
+	texts := func(of *Scenario) []*string {
+		out := []*string{&of.Rules}
+		for i := range of.Ops {
+			if of.Ops[i].Kind == Rules {
+				out = append(out, &of.Ops[i].Text)
+			}
+		}
+		return out
+	}
 	n := 0
-	for _, w := range s.best.Scenario.Wires {
-		n += len(w.Node) - 1 + len(w.hosts())
+	for _, text := range texts(s.best.Scenario) {
+		n += len(newRuleset(*text).empty())
 	}
 	s.reduce(n, func(from *Scenario, parts []int) *Scenario {
 		c := from.clone()
 		n := 0
-		for i := range c.Wires {
-			w := &c.Wires[i]
-			w.Node = append(w.Node[:1], some(w.Node[1:], parts, &n)...)
-			w.Hosts = some(w.Hosts, parts, &n)
-			w.Silent = some(w.Silent, parts, &n)
+		for _, text := range texts(c) {
+			rs := newRuleset(*text)
+			empty := rs.empty()
+			for i, name := range empty {
+				if !slices.Contains(parts, n+i) {
+					rs.drop(name)
+				}
+			}
+			n += len(empty)
+			*text = rs.String()
 		}
 		return c
 	})
 }
 
-// some are those of all whose number, from n on, is among the parts.
-func some[T any](all []T, parts []int, n *int) (out []T) {
-	for _, one := range all {
-		if slices.Contains(parts, *n) {
-			out = append(out, one)
+// addresses leaves out addresses of the node, except for the first of each wire, and hosts. Whoever a packet comes from
+// or goes to stays: a neighbour that is not known is another story.
+func (s *shrinker) addresses() {
+	spoken := s.best.spoken()
+	free := func(a netip.Addr) bool { return !spoken[a] }
+	n := 0
+	for _, w := range s.best.Scenario.Wires {
+		n += len(w.Node) - 1
+		for _, h := range w.hosts() {
+			if free(h) {
+				n++
+			}
 		}
-		*n++
 	}
-	return out
+	s.reduce(n, func(from *Scenario, parts []int) *Scenario {
+		c := from.clone()
+		n := 0
+		gone := func(free bool) bool {
+			if !free {
+				return false
+			}
+			n++
+			return !slices.Contains(parts, n-1)
+		}
+		for i := range c.Wires {
+			w := &c.Wires[i]
+			w.Node = append(w.Node[:1], slices.DeleteFunc(w.Node[1:], func(netip.Prefix) bool { return gone(true) })...)
+			w.Hosts = slices.DeleteFunc(w.Hosts, func(a netip.Addr) bool { return gone(free(a)) })
+			w.Silent = slices.DeleteFunc(w.Silent, func(a netip.Addr) bool { return gone(free(a)) })
+		}
+		return c
+	})
 }
 
 // wires leaves out wires that no operation needs.
@@ -265,11 +309,15 @@ func (s *shrinker) wires() {
 // onWire reports whether an operation as it was played has to do with a wire.
 func onWire(k Kind) bool { return k == Packet || k == Link || k == Address }
 
-// sysctls leaves out settings; what the kernel has instead is recorded. Those stay that labs always have.
+// sysctls leaves out settings; what a lab or the kernel has instead is recorded.
 func (s *shrinker) sysctls() {
+	needed := ofLabs()
+	if s.best.tells() {
+		needed = append(needed, unlimited()...)
+	}
 	var free []string
 	for _, line := range s.best.Scenario.Sysctls {
-		if !slices.Contains(ofLabs(), sysctlName(line)) {
+		if !slices.Contains(needed, line) {
 			free = append(free, line)
 		}
 	}
@@ -279,6 +327,8 @@ func (s *shrinker) sysctls() {
 		for _, line := range from.Sysctls {
 			if i := slices.Index(free, line); i < 0 || slices.Contains(parts, i) {
 				c.Sysctls = append(c.Sysctls, line)
+			} else if i := slices.IndexFunc(ofLabs(), func(l string) bool { return sysctlName(l) == sysctlName(line) }); i >= 0 {
+				c.Sysctls = append(c.Sysctls, ofLabs()[i])
 			} else {
 				c.Defaults = append(c.Defaults, sysctlName(line))
 			}
@@ -292,10 +342,16 @@ func sysctlName(line string) string {
 	return name
 }
 
+// unlimited are settings without which the kernel leaves it to chance whether it tells of an error: the credit that
+// all errors share is counted with a random part (icmp_global_allow in net/ipv4/icmp.c, 6.18).
+func unlimited() []string {
+	return []string{"net.ipv4.icmp_msgs_per_sec 1000000", "net.ipv4.icmp_msgs_burst 1000000"}
+}
+
 // ofLabs are settings that a lab makes on every router of its own accord.
 func ofLabs() []string {
-	return []string{"net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter",
-		"net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects", "net.netfilter.nf_conntrack_acct"}
+	return []string{"net.ipv4.ip_forward 1", "net.ipv4.conf.all.rp_filter 0", "net.ipv4.conf.default.rp_filter 0",
+		"net.ipv4.conf.all.send_redirects 0", "net.ipv4.conf.default.send_redirects 0", "net.netfilter.nf_conntrack_acct 1"}
 }
 
 // pauses shortens pauses: all of them as far as it goes, then each.
