@@ -52,6 +52,20 @@ func (n *Node) gatewayIn(f service.Family) netip.Addr {
 	return netip.Addr{}
 }
 
+// LeadsTo reports whether the router's route to one of a host's addresses leads to that host: of hosts on one router that
+// have the same address, to the first.
+func (l *Lab) LeadsTo(n *Node, a netip.Addr) bool {
+	for _, other := range l.Nodes {
+		if other == n {
+			return true
+		}
+		if other.Uplink == n.Uplink && slices.ContainsFunc(other.Addresses(), func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return false
+		}
+	}
+	return true
+}
+
 // Speaks reports whether a node has an address of a family, on whatever device, from the beginning or by a step, or
 // rules for it.
 func (l *Lab) Speaks(n *Node, f service.Family) bool {

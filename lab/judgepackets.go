@@ -240,6 +240,8 @@ func droppedAt(dropped string) string {
 		return "routing"
 	case "__nf_conntrack_alloc":
 		return "conntrack"
+	case "nf_nat_oif_changed":
+		return "nat POSTROUTING"
 	}
 	return where
 }

@@ -90,6 +90,7 @@ type Uplink struct {
 type End struct {
 	Address netip.Prefix // of the host's eth0
 	Gateway netip.Addr   // of the router's port
+	NoRoute bool         // the router has a route to Address already, to another host
 }
 
 // Port is the gateway as the router's port has it.
@@ -148,7 +149,9 @@ func Connect(u Uplink) error {
 		if e.Gateway.Is6() {
 			any = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		errs = append(errs, u.Router.AddRoute(Route{To: e.Host(), Dev: u.Port}))
+		if !e.NoRoute {
+			errs = append(errs, u.Router.AddRoute(Route{To: e.Host(), Dev: u.Port}))
+		}
 		if u.Bare {
 			continue
 		}

@@ -108,6 +108,7 @@ func TestFragmentsExpire(t *testing.T) {
 	}{
 		{"udp 10.0.1.2:1010 > 10.0.1.1:53 len 620 ttl 64 ip-id 26 frag 0+",
 			[]string{"icmp 10.0.1.1 > 10.0.1.2 type 11 code 1 id 0 len 576 ttl 64 ip-id 0 about udp 10.0.1.2:1010 > 10.0.1.1:53 len 620 ttl 64 ip-id 26 frag 0+"}},
+		{"udp 10.0.1.2:1010 > 127.0.0.1:53 len 620 ttl 64 ip-id 26 frag 0+", nil},
 		{"udp 10.0.1.2:1010 > 10.96.0.10:53 len 620 ttl 64 ip-id 26 frag 0+", nil},
 		{"udp 10.0.1.2:0 > 10.0.1.1:0 len 620 ttl 64 ip-id 26 frag 600+", nil},
 	} {
@@ -121,7 +122,7 @@ func TestFragmentsExpire(t *testing.T) {
 			t.Errorf("%s: %v before its time", c.in, l)
 		}
 		var got []string
-		for _, l := range n.Elapse(conntrack.At(609)) {
+		for _, l := range n.Elapse(conntrack.At(665)) {
 			got = append(got, l.Packet.Line())
 		}
 		if !slices.Equal(got, c.want) || len(n.frags) != 0 {

@@ -354,7 +354,7 @@ func (n *Namespace) trackingOf(w *walk) bool { return n.tracking(n.rulesOf(w)) }
 
 // tracking reports whether the conntrack hooks of a family are registered, whose rules are given.
 func (n *Namespace) tracking(rs *Ruleset) bool {
-	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || len(n.holds) > 0
+	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || n.holdsIn(rs.v6)
 }
 
 // Stats are the counters of conntrack -S that have moved.
@@ -401,12 +401,15 @@ func (e *entry) outside() bool {
 	return e.status.Has(conntrack.Dying) || !e.status.Has(conntrack.Confirmed)
 }
 
-// StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken
-// ports a search for a port met depends on where it started.
+// StatRange is the range in which a counter of conntrack -S must lie. Of "found" it is one, as how many taken
+// ports a search for a port met depends on where it started, and of "error" while the time of fragments runs out.
 func (n *Namespace) StatRange(name string) (least, most uint32) {
 	v := n.stats[name]
-	if name == "found" {
+	switch name {
+	case "found":
 		return v, v + n.foundMore
+	case "error":
+		return v, v + n.expiring()
 	}
 	return v, v
 }

@@ -5,6 +5,9 @@ package observe
 import (
 	"errors"
 	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/wire"
@@ -48,7 +51,11 @@ func openByBPF(ns *netns.NS) (CTInfos, error) {
 	if err != nil {
 		return nil, fmt.Errorf("BPF: %w", err)
 	}
-	return b.CTInfos(ns)
+	c, err := b.CTInfos(ns)
+	if errors.Is(err, os.ErrPermission) { // the library's guess at the cause is wrong since Linux 5.11
+		err = fmt.Errorf("BPF: %w", unix.EPERM)
+	}
+	return c, err
 }
 
 // decodeTracked reads the packet of a CTInfo; ok is false for those by which IPv6 manages the link, which are never tracked.

@@ -70,9 +70,12 @@ type Attachment uint64
 
 // CT is the packet's ctinfo, as the model names it: new, established, related, established-reply, related-reply,
 // untracked, or invalid where nothing is attached, which is also so where tracking is off
-// (enum ip_conntrack_info in include/uapi/linux/netfilter/nf_conntrack_common.h).
+// (enum ip_conntrack_info in include/uapi/linux/netfilter/nf_conntrack_common.h). An error of the namespace's own about a
+// packet that is not tracked has a ctinfo, of nf_conntrack_attach, and no entry; rules take it for invalid (conntrack_mt in
+// net/netfilter/xt_conntrack.c, 6.18).
 func (a Attachment) CT() string {
-	if a == 0 {
+	const untracked = 7
+	if a.Conn() == 0 && a != untracked {
 		return "invalid"
 	}
 	switch a & 7 {
@@ -86,7 +89,7 @@ func (a Attachment) CT() string {
 		return "established-reply"
 	case 4:
 		return "related-reply"
-	case 7:
+	case untracked:
 		return "untracked"
 	}
 	return fmt.Sprintf("ctinfo %d", a&7)

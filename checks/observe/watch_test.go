@@ -193,3 +193,12 @@ func BenchmarkCTInfosOpen(b *testing.B) {
 		}
 	}
 }
+
+// What has no entry is invalid, but for what is told to be untracked, whatever else is in the lowest bits.
+func TestAttachmentWithoutEntry(t *testing.T) {
+	for nfct, want := range map[Attachment]string{0: "invalid", 1: "invalid", 7: "untracked", 0x1000: "established", 0x1001: "related", 0x1007: "untracked"} {
+		if got := nfct.CT(); got != want {
+			t.Errorf("%#x: %s, want %s", uint64(nfct), got, want)
+		}
+	}
+}

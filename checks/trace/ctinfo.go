@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"ctlab/checks/conntrack"
 	"ctlab/checks/model"
 )
 
@@ -44,8 +45,20 @@ func (p pendingCT) sees(c model.CTInfo) bool {
 	seen.Bad, want.Bad = "", ""
 	if p.Own {
 		seen.ID = want.ID
+		seen.About = quotedID(seen.About, want.About)
 	}
 	return c.Dev == p.Dev && seen.Line() == want.Line()
+}
+
+// quotedID is a packet that an error of the stack's own quotes. If that is of its own as well, and went over lo, where nothing is
+// recorded, its IP id was its own choice too, and the model has 0.
+func quotedID(seen, want *conntrack.Packet) *conntrack.Packet {
+	if seen == nil || want == nil || want.ID != 0 {
+		return seen
+	}
+	q := *seen
+	q.ID = 0
+	return &q
 }
 
 // predictCTInfo queues what the model says of packets since the last input; where the cause came late it may have been

@@ -50,7 +50,8 @@ in 0 0 route 10.96.0.11/32 dev b1
 `
 
 // tracked is what passes: a query, its answer, an error about the answer, packets that are not tracked or dropped in front of tracking,
-// a packet with a wrong checksum, and one that the node answers itself.
+// a packet with a wrong checksum, one that the node answers itself,
+// and one that it sends to itself, where nobody takes it.
 const tracked = `in 0.1 0 packet app udp 10.0.1.2:4000 > 10.96.0.10:53 len 60 ttl 64 ip-id 1 df
 seen 0.1 0 ctinfo app udp 10.0.1.2:4000 > 10.96.0.10:53 len 60 ttl 64 ip-id 1 df is new
 seen 0.1 0 left b1 udp 10.0.1.2:4000 > 10.0.2.1:53 len 60 ttl 63 ip-id 1 df
@@ -73,6 +74,11 @@ seen 0.7 0 ctinfo - icmp 10.0.1.1 > 10.0.1.2 type 3 code 3 id 0 len 88 ttl 64 ip
 seen 0.7 0 left app icmp 10.0.1.1 > 10.0.1.2 type 3 code 3 id 0 len 88 ttl 64 ip-id 900 about udp 10.0.1.2:4001 > 10.96.0.11:53 len 60 ttl 63 ip-id 7
 in 0.8 0 get udp 10.0.1.2:9 > 10.96.0.10:9
 seen 0.8 0 absent udp 10.0.1.2:9 > 10.96.0.10:9
+in 1.0 0 send udp 10.0.1.1:9 > 10.0.1.1:7 len 60 ttl 64 ip-id 0 df
+seen 1.0 0 ctinfo - udp 10.0.1.1:9 > 10.0.1.1:7 len 60 ttl 64 ip-id 901 df is new
+seen 1.0 0 ctinfo lo udp 10.0.1.1:9 > 10.0.1.1:7 len 60 ttl 64 ip-id 901 df is new
+seen 1.0 0 ctinfo - icmp 10.0.1.1 > 10.0.1.1 type 3 code 3 id 0 len 88 ttl 64 ip-id 902 about udp 10.0.1.1:9 > 10.0.1.1:7 len 60 ttl 64 ip-id 901 df is related-reply
+seen 1.0 0 ctinfo lo icmp 10.0.1.1 > 10.0.1.1 type 3 code 3 id 0 len 88 ttl 64 ip-id 902 about udp 10.0.1.1:9 > 10.0.1.1:7 len 60 ttl 64 ip-id 901 df is related-reply
 `
 
 func storyOf(t *testing.T, lines []string) trace.Trace {

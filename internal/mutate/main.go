@@ -2,7 +2,7 @@
 // time (a number by one, the boundary of a comparison, a condition, a status bit, a statement that is left
 // out), runs the tests, and prints the changes that they survive.
 //
-//	go run ./internal/mutate [-n COUNT -seed N] [-only REGEXP] ./checks/model
+//	go run ./internal/mutate [-n COUNT -seed N] [-only REGEXP] [-write] ./checks/model
 //
 // All changes are compiled into the test binaries at once, each under a switch, so that a change costs one run
 // and no build. Survivors are compared with the package's testdata/survivors.txt, which says of each why no test
@@ -36,12 +36,13 @@ func main() {
 	n := flag.Int("n", 0, "try a sample of so many changes, instead of all")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the sample")
 	only := flag.String("only", "", "try changes that match this regular expression")
+	write := flag.Bool("write", false, "bring the list up to date: survivors without a reason are put at its end, and what is not so any more is taken out")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: mutate [-n COUNT -seed N] [-only REGEXP] PACKAGE-FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: mutate [-n COUNT -seed N] [-only REGEXP] [-write] PACKAGE-FOLDER")
 		os.Exit(2)
 	}
-	m := mutation{dir: flag.Arg(0), suites: suites(), n: *n, seed: *seed, only: *only, out: os.Stdout, progress: os.Stderr}
+	m := mutation{dir: flag.Arg(0), suites: suites(), n: *n, seed: *seed, only: *only, write: *write, out: os.Stdout, progress: os.Stderr}
 	unknown, err := m.run(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -59,6 +60,7 @@ type mutation struct {
 	n             int // 0: all
 	seed          uint64
 	only          string
+	write         bool // the list
 	out, progress io.Writer
 }
 
@@ -68,7 +70,7 @@ func (m mutation) run(ctx context.Context) (unknown int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("-only: %w", err)
 	}
-	known, err := readSurvivors(filepath.Join(m.dir, "testdata", "survivors.txt"))
+	known, err := readSurvivors(m.list())
 	if err != nil {
 		return 0, err
 	}
@@ -86,10 +88,18 @@ func (m mutation) run(ctx context.Context) (unknown int, err error) {
 	chosen := m.sample(slices.DeleteFunc(slices.Clone(b.points), func(p point) bool { return !filter.MatchString(p.String()) }))
 	survived := b.try(ctx, chosen, reached, m.progress)
 	unknown = m.report(chosen, survived, reached, known)
+	if m.write {
+		if err := known.rewrite(m.list(), chosen, survived); err != nil {
+			return unknown, err
+		}
+	}
 	fmt.Fprintf(m.out, "%d changes tried, %d killed, %d survive, %d of them without a reason; %s\n",
 		len(chosen), len(chosen)-len(survived), len(survived), unknown, time.Since(begin).Round(time.Second))
 	return unknown, nil
 }
+
+// list is where the survivors are listed.
+func (m mutation) list() string { return filepath.Join(m.dir, "testdata", "survivors.txt") }
 
 // sample picks n of the changes.
 func (m mutation) sample(all []point) []point {
@@ -148,6 +158,38 @@ func (s survivors) gone(out io.Writer, all []point) {
 			fmt.Fprintln(out, "listed, and not in the code:", k)
 		}
 	}
+}
+
+// unexplained is the heading of survivors for which nobody has found a reason, or written a test.
+const unexplained = "No test shows these yet."
+
+// rewrite takes the changes that were killed out of the list, and puts the new survivors at its end.
+func (s survivors) rewrite(path string, tried []point, survived map[int]bool) error {
+	killed := map[string]bool{}
+	var fresh []string
+	for _, p := range tried {
+		switch {
+		case !survived[p.id]:
+			killed[p.key()] = true
+		case !s.has(p.key()):
+			fresh = append(fresh, "\t"+p.key()+"\n")
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if key, indented := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "\t"); !indented || !killed[key] {
+			b.WriteString(line)
+		}
+	}
+	if !strings.Contains(b.String(), unexplained) {
+		b.WriteString("\n" + unexplained + "\n")
+	}
+	b.WriteString(strings.Join(fresh, ""))
+	return os.WriteFile(path, []byte(b.String()), 0o644)
 }
 
 // readSurvivors reads a list in which indented lines are changes, below the reason why they survive.

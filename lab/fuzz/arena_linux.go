@@ -30,6 +30,7 @@ type arena struct {
 	outside *outside
 	ticks   *observe.TickCounter
 	ipt     topology.Iptables
+	ip6t    topology.Iptables
 
 	network topology.Network
 	node    *topology.Node
@@ -81,6 +82,11 @@ func (a *arena) build(ctx context.Context) (err error) {
 }
 
 func (a *arena) open() (err error) {
+	if a.s.Six {
+		if err := a.node.SpeakIPv6(); err != nil {
+			return err
+		}
+	}
 	err = a.node.NS.Do(func() error {
 		if a.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("open rtnetlink: %w", err)
@@ -109,7 +115,11 @@ func (a *arena) open() (err error) {
 		}
 	}
 	if a.s.Holds {
-		if a.queue, err = queue.Open(a.node.NS); err != nil {
+		family := queue.IPv4
+		if a.s.Six {
+			family = queue.IPv6
+		}
+		if a.queue, err = queue.Open(a.node.NS, family); err != nil {
 			return err
 		}
 	}
@@ -159,7 +169,11 @@ func (a *arena) connect(k int) error {
 	}
 	a.did(a.tick(), trace.Link, w.Device+" up", "")
 	for _, p := range w.Node {
-		if err := a.nl.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NOPREFIXROUTE}); err != nil {
+		flags := unix.IFA_F_NOPREFIXROUTE
+		if a.s.Six {
+			flags |= unix.IFA_F_NODAD
+		}
+		if err := a.nl.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(p), Flags: flags}); err != nil {
 			return fmt.Errorf("add address %s: %w", p, err)
 		}
 		a.did(a.tick(), trace.Address, w.Device+" "+p.String(), "")
@@ -176,13 +190,20 @@ func (a *arena) reach(k int) error {
 	}
 	a.did(a.tick(), trace.Routing, subnet.String()+" dev "+w.Device, "")
 	for _, h := range slices.Concat(w.Hosts, w.Silent) {
-		n := &netlink.Neigh{LinkIndex: index, Family: unix.AF_INET, State: unix.NUD_PERMANENT, IP: h.AsSlice(), HardwareAddr: hostMAC[:]}
+		n := &netlink.Neigh{LinkIndex: index, Family: a.family(), State: unix.NUD_PERMANENT, IP: h.AsSlice(), HardwareAddr: hostMAC[:]}
 		if err := a.nl.NeighSet(n); err != nil {
 			return fmt.Errorf("add neighbour %s: %w", h, err)
 		}
 		a.did(a.tick(), trace.ARP, w.Device+" "+h.String(), "")
 	}
 	return nil
+}
+
+func (a *arena) family() int {
+	if a.s.Six {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -235,15 +256,18 @@ func (a *arena) saw(kind trace.Kind, args string) {
 
 // load loads rules; the previous ones are replaced.
 func (a *arena) load(ctx context.Context, text string, noflush bool) error {
-	from := a.tick()
-	if err := a.ipt.Load(ctx, a.node, text, noflush); err != nil {
+	from, kind, ipt := a.tick(), trace.Rules, a.ipt
+	if a.s.Six {
+		kind, ipt = trace.Rules6, a.ip6t
+	}
+	if err := ipt.Load(ctx, a.node, text, noflush); err != nil {
 		return err
 	}
 	how := "restore"
 	if noflush {
 		how = "noflush"
 	}
-	a.did(from, trace.Rules, how, text)
+	a.did(from, kind, how, text)
 	return nil
 }
 
@@ -252,6 +276,10 @@ func (a *arena) left(k int, ip []byte) {
 	p, ok := wire.Decode(ip)
 	if !ok {
 		a.err = errors.Join(a.err, fmt.Errorf("what left on %s is no IP packet: %x", a.s.Wires[k].Device, ip))
+		return
+	}
+	if p.IsDiscovery() { // the node's own stack tells what groups it listens to
+		a.saw(trace.Discover, trace.PacketArgs(a.s.Wires[k].Device, &p))
 		return
 	}
 	a.saw(trace.Left, trace.PacketArgs(a.s.Wires[k].Device, &p))

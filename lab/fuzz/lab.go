@@ -1,6 +1,7 @@
 package fuzz
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,6 +16,9 @@ import (
 // same packets are put. It says what was seen and how that came to be. The error names what the language of labs
 // cannot say.
 func (f *Find) Lab() (string, error) {
+	if f.Result.Scenario.Six {
+		return "", errors.New("wires of labs have no IPv6 so far")
+	}
 	w := &labWriter{r: &f.Result, rules: newRuleset(f.Result.Scenario.Rules)}
 	w.head(f)
 	w.nodes()

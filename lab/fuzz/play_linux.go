@@ -46,6 +46,9 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 func (a *arena) do(op Op) error {
 	switch op.Kind {
 	case Packet:
+		if op.Piece[1] > 0 {
+			return a.putBytes(op.Wire, op.Packet, wire.Fragment(&op.Packet, op.Piece[0], op.Piece[1]))
+		}
 		return a.put(op.Wire, op.Packet)
 	case Answer:
 		return a.answer(op)
@@ -77,7 +80,11 @@ func (a *arena) do(op Op) error {
 
 // put puts a packet on a wire and looks at what became of it.
 func (a *arena) put(k int, p conntrack.Packet) error {
-	b := wire.Encode(&p)
+	return a.putBytes(k, p, wire.Encode(&p))
+}
+
+// putBytes puts a packet, or a fragment of it, on a wire.
+func (a *arena) putBytes(k int, p conntrack.Packet, b []byte) error {
 	is, ok := wire.Decode(b)
 	if !ok {
 		return fmt.Errorf("%s: makes no packet", p.Line())
@@ -130,14 +137,16 @@ func (a *arena) answer(op Op) error {
 	}
 	e := a.out[op.Of%len(a.out)]
 	p := e.packet
-	if p.About != nil || p.IsError() {
+	if p.About != nil || p.IsError() || p.IsFragment() || p.Proto == gre && a.s.own(p.Src) {
 		return nil
 	}
 	p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
 	if inv, ok := e.packet.Tuple().Inverse(); ok {
 		p.ICMPType = inv.ICMPType
 	}
-	p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""
+	if p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""; a.s.Six {
+		p.ID = 0
+	}
 	return a.put(e.at(op.Wire), p)
 }
 
@@ -154,14 +163,16 @@ func (a *arena) tell(op Op) error {
 		return nil
 	}
 	e := a.out[op.Of%len(a.out)]
-	if e.packet.About != nil || e.packet.IsError() {
+	if e.packet.About != nil || e.packet.IsError() || e.packet.Offset > 0 {
 		return nil
 	}
 	p, about := op.Packet, e.packet
 	about.Bad = ""
 	p.About, p.Src, p.Dst = &about, about.Dst, about.Src
 	p.ID = uint16(30000 + a.next)
-	p.Len = 28 + min(about.Len, 548)
+	if p.Len = 28 + min(about.Len, 548); a.s.Six {
+		p.Len, p.ID = 48+min(about.Len, 1232), 0
+	}
 	return a.put(e.at(op.Wire), p)
 }
 

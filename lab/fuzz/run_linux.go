@@ -28,8 +28,9 @@ type Config struct {
 	Only        int           // play the one scenario with this number; -1: all
 	CTInfo      bool          // look at what conntrack attaches to each packet
 	Ipt         topology.Iptables
-	Progress    func(Totals) // called now and then
-	Found       func(Result) // called for each scenario in which kernel and model differ, or that says nothing
+	IP6t        topology.Iptables // of the same back end
+	Progress    func(Totals)      // called now and then
+	Found       func(Result)      // called for each scenario in which kernel and model differ, or that says nothing
 
 	Model     *model.Profile  // in place of the one for this kernel
 	Shrink    int             // how many finds are made smaller when all is played
@@ -185,7 +186,7 @@ func (r *run) work(ctx context.Context, cpu int, next func() *Scenario, done fun
 	if err != nil {
 		return errors.Join(err, ticks.Close())
 	}
-	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, done: done}
+	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, ip6t: r.cfg.IP6t, done: done}
 	return errors.Join(w.run(ctx, r.cfg.SideBySide, next), o.Close(), ticks.Close())
 }
 

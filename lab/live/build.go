@@ -137,7 +137,7 @@ func (g *Ground) buildLinks() error {
 		if err != nil {
 			return fmt.Errorf("uplink of %s: %w", spec.Name, err)
 		}
-		ends := endsOf(spec)
+		ends := g.endsOf(spec)
 		at, err := g.clock.during(func() error {
 			return topology.Connect(topology.Uplink{Host: g.nodes[spec.Name], Router: t.node, Port: spec.Port, Ends: ends, Bare: spec.Wire})
 		})
@@ -155,10 +155,11 @@ func (g *Ground) buildLinks() error {
 }
 
 // endsOf are the ends of a host's uplink: its first address of each family, and the gateway of that.
-func endsOf(spec *lab.Node) []topology.End {
+func (g *Ground) endsOf(spec *lab.Node) []topology.End {
 	var ends []topology.End
-	for _, g := range spec.Gateways() {
-		ends = append(ends, topology.End{Address: spec.AddressIn(service.FamilyOf(g)), Gateway: g})
+	for _, gateway := range spec.Gateways() {
+		a := spec.AddressIn(service.FamilyOf(gateway))
+		ends = append(ends, topology.End{Address: a, Gateway: gateway, NoRoute: !g.lab.LeadsTo(spec, a.Addr())})
 	}
 	return ends
 }
@@ -175,7 +176,9 @@ func (t *tracked) connected(at kernel.Moment, port string, ends []topology.End) 
 			add(topology.LinkLocal())
 		}
 		add(e.Port())
-		t.rec.did(at, trace.Routing, topology.Route{To: e.Host(), Dev: port}.String(), "")
+		if !e.NoRoute {
+			t.rec.did(at, trace.Routing, topology.Route{To: e.Host(), Dev: port}.String(), "")
+		}
 	}
 }
 
@@ -195,6 +198,9 @@ func (g *Ground) buildAddresses() error {
 				if err := g.Address(spec.Name, topology.HostDevice, a, true); err != nil {
 					return err
 				}
+			}
+			if !g.lab.LeadsTo(spec, a.Addr()) {
+				continue
 			}
 			route := lab.Route{To: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Dev: spec.Port}
 			if err := g.Route(spec.Uplink, "add", route); err != nil {

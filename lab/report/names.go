@@ -95,7 +95,21 @@ func (n Names) seen(e *lab.Seen) string {
 	if e.Stale {
 		s += " stale"
 	}
-	return s + " " + left(x)
+	return s + zoneWords(x) + " " + left(x)
+}
+
+// zoneWords says in which zone an entry is, if it is not the default one.
+func zoneWords(x *conntrack.Entry) string {
+	for _, z := range []struct {
+		has  conntrack.Fields
+		word string
+		id   uint16
+	}{{conntrack.HasZone, "zone", x.Zone}, {conntrack.HasOrigZone, "zone-orig", x.OrigZone}, {conntrack.HasReplyZone, "zone-reply", x.ReplyZone}} {
+		if x.Has(z.has) {
+			return fmt.Sprintf(" %s %d", z.word, z.id)
+		}
+	}
+	return ""
 }
 
 func left(e *conntrack.Entry) string { return fmt.Sprintf("%ds", e.Timeout) }

@@ -2,8 +2,10 @@ package report
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
+	"ctlab/checks/conntrack"
 	"ctlab/lab"
 )
 
@@ -47,5 +49,17 @@ steps: [{wait: 1s}]
 	}
 	if got := names.endpoint(netip.MustParseAddr("fd00:2::6"), 53); got != "[fd00:2::6]:53" {
 		t.Errorf("an endpoint without a name: %s", got)
+	}
+}
+
+// Two entries that only their zones tell apart do not look alike.
+func TestEntriesOfZones(t *testing.T) {
+	at := func(fields conntrack.Fields) *lab.Seen {
+		return &lab.Seen{Entry: conntrack.Entry{Orig: conntrack.Tuple{Proto: conntrack.UDP}, Known: fields, Zone: 1, OrigZone: 2, ReplyZone: 3}}
+	}
+	for fields, want := range map[conntrack.Fields]string{0: " unreplied 0s", conntrack.HasZone: " unreplied zone 1 0s", conntrack.HasOrigZone: " unreplied zone-orig 2 0s", conntrack.HasReplyZone: " unreplied zone-reply 3 0s"} {
+		if got := (Names{}).seen(at(fields)); !strings.HasSuffix(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }

@@ -136,7 +136,9 @@ func (g *Ground) connect(spec *lab.Node) error {
 		if !spec.Silent { // else nobody answers for its addresses
 			errs = append(errs, n.addAddress(hostDevice, a))
 		}
-		errs = append(errs, router.addRoute(lab.Route{To: single(a.Addr()), Dev: port.name}))
+		if g.lab.LeadsTo(spec, a.Addr()) {
+			errs = append(errs, router.addRoute(lab.Route{To: single(a.Addr()), Dev: port.name}))
+		}
 	}
 	for _, a := range spec.Gateways() {
 		if spec.Wire {
