@@ -10,6 +10,7 @@ import (
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
+	"ctlab/checks/wire"
 )
 
 // Lab is a lab that does what was played: a router with the same rules, settings and addresses, and wires on which the
@@ -110,12 +111,12 @@ func (w *labWriter) nodes() {
 		w.line("      %s: %s", name, strconv.Quote(value))
 	}
 	w.ruleset("rules")
-	for k, wire := range s.Wires {
+	for k, end := range s.Wires {
 		addrs := []string{link(k, 2).String()}
-		for _, h := range wire.hosts() {
-			addrs = append(addrs, netip.PrefixFrom(h, wire.Node[0].Bits()).String())
+		for _, h := range end.hosts() {
+			addrs = append(addrs, netip.PrefixFrom(h, end.Node[0].Bits()).String())
 		}
-		w.line("  %s: {kind: wire, address: [%s]}", wire.Device, strings.Join(addrs, ", "))
+		w.line("  %s: {kind: wire, address: [%s]}", end.Device, strings.Join(addrs, ", "))
 	}
 }
 
@@ -137,13 +138,13 @@ func link(k int, host byte) netip.Prefix {
 func (w *labWriter) steps() error {
 	w.line("\nsteps:")
 	var routes []string
-	for k, wire := range w.r.Scenario.Wires {
+	for k, end := range w.r.Scenario.Wires {
 		var own []string
-		for _, p := range wire.Node {
+		for _, p := range end.Node {
 			own = append(own, p.String())
 		}
-		w.line("  - {address: node:%s, add: [%s], del: %s}", wire.Device, strings.Join(own, ", "), netip.PrefixFrom(link(k, 1).Addr(), 32))
-		routes = append(routes, wire.Node[0].Masked().String()+" dev "+wire.Device)
+		w.line("  - {address: node:%s, add: [%s], del: %s}", end.Device, strings.Join(own, ", "), netip.PrefixFrom(link(k, 1).Addr(), 32))
+		routes = append(routes, end.Node[0].Masked().String()+" dev "+end.Device)
 	}
 	w.line("  - {route: node, add: [%s]}", strings.Join(routes, ", "))
 	for i := range w.r.Played {
@@ -204,8 +205,17 @@ func (w *labWriter) packet(p *Played) error {
 		w.line("  - {hold: node, match: %q, where: %s, ct: %s}", rest, h.Where, state)
 	}
 	w.written = slices.Clone(w.holds)
-	w.line("  - packet: %s\n    on: %s", p.Packet.Line(), w.r.Scenario.Wires[p.Wire].Device)
+	w.line("  - packet: %s\n    on: %s", p.sent().Line(), w.r.Scenario.Wires[p.Wire].Device)
 	return nil
+}
+
+// sent is a packet as it was on the wire, perhaps as a fragment.
+func (p *Played) sent() *conntrack.Packet {
+	if p.Piece[1] == 0 {
+		return &p.Packet
+	}
+	is, _ := wire.Decode(wire.Fragment(&p.Packet, p.Piece[0], p.Piece[1]))
+	return &is
 }
 
 // release writes that a packet goes on. With the last one the lab's holds are over.
@@ -307,7 +317,7 @@ func (p *Played) String(wires []Wire) string {
 	words := []string{fmt.Sprintf("%9.6f", p.At.Seconds()), string(p.Kind)}
 	switch p.Kind {
 	case Packet:
-		words = append(words, wires[p.Wire].Device, p.Packet.Line())
+		words = append(words, wires[p.Wire].Device, p.sent().Line())
 	case Pause:
 		words = append(words, p.Pause.String())
 	case Rules:

@@ -47,7 +47,7 @@ func (a *arena) do(op Op) error {
 	switch op.Kind {
 	case Packet:
 		if op.Piece[1] > 0 {
-			return a.putBytes(op.Wire, op.Packet, wire.Fragment(&op.Packet, op.Piece[0], op.Piece[1]))
+			return a.putBytes(op, wire.Fragment(&op.Packet, op.Piece[0], op.Piece[1]))
 		}
 		return a.put(op.Wire, op.Packet)
 	case Answer:
@@ -80,17 +80,18 @@ func (a *arena) do(op Op) error {
 
 // put puts a packet on a wire and looks at what became of it.
 func (a *arena) put(k int, p conntrack.Packet) error {
-	return a.putBytes(k, p, wire.Encode(&p))
+	return a.putBytes(Op{Kind: Packet, Wire: k, Packet: p}, wire.Encode(&p))
 }
 
 // putBytes puts a packet, or a fragment of it, on a wire.
-func (a *arena) putBytes(k int, p conntrack.Packet, b []byte) error {
+func (a *arena) putBytes(op Op, b []byte) error {
 	is, ok := wire.Decode(b)
 	if !ok {
-		return fmt.Errorf("%s: makes no packet", p.Line())
+		return fmt.Errorf("%s: makes no packet", op.Packet.Line())
 	}
 	before := a.seenByConntrack()
-	a.plays(Op{Kind: Packet, Wire: k, Packet: p})
+	k := op.Wire
+	a.plays(op)
 	from := a.tick()
 	if err := a.outside.put(a.outer[k], b); err != nil {
 		return err
