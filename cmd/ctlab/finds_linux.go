@@ -1,17 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"ctlab/checks/model"
 	"ctlab/checks/trace"
 	"ctlab/lab"
 	"ctlab/lab/fuzz"
@@ -19,16 +22,19 @@ import (
 
 // finds says what was found, and writes it down.
 type finds struct {
-	mu     sync.Mutex
-	out    io.Writer
-	stderr io.Writer
-	dir    string
-	kernel string // of --kernel
-	err    error
+	mu       sync.Mutex
+	ctx      context.Context // of the command
+	out      io.Writer
+	stderr   io.Writer
+	dir      string
+	kernel   string         // of --kernel
+	profile  *model.Profile // that of kernel, or nil
+	iptables string
+	err      error
 }
 
 func newFinds(cmd *cobra.Command, f fuzzFlags) *finds {
-	return &finds{out: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr(), dir: f.out, kernel: f.kernel}
+	return &finds{ctx: cmd.Context(), out: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr(), dir: f.out, kernel: f.kernel, profile: f.profile, iptables: f.iptables}
 }
 
 // clear takes the line away that tells progress.
@@ -92,8 +98,9 @@ func (f *finds) small(found fuzz.Find) {
 // writeLab writes a find as a lab, or, if labs cannot say it, as a list of operations.
 func (f *finds) writeLab(name string, found *fuzz.Find) error {
 	text, err := found.Lab()
+	var l *lab.Lab
 	if err == nil {
-		_, err = lab.Load(name+".yaml", []byte(text), "")
+		l, err = lab.Load(name+".yaml", []byte(text), "")
 	}
 	if err != nil {
 		fmt.Fprintf(f.out, "  %s.small.trace, %s.txt; it is no lab: %s\n", name, name, strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -102,10 +109,29 @@ func (f *finds) writeLab(name string, found *fuzz.Find) error {
 			return err
 		})
 	}
-	fmt.Fprintf(f.out, "  %s.small.trace, %s.yaml; %s\n", name, name, f.command("sudo ctlab run", name+".yaml"))
+	command := f.command("sudo ctlab run", name+".yaml")
+	if f.iptables != "" {
+		command += " --iptables " + f.iptables
+	}
+	if !f.shows(l, found) {
+		command += " (which does not show it)"
+	}
+	fmt.Fprintf(f.out, "  %s.small.trace, %s.yaml; %s\n", name, name, command)
 	return f.write(name+".yaml", func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
 		return err
+	})
+}
+
+// shows plays a find as a lab, and reports whether the same field differs, or whether it says nothing either.
+func (f *finds) shows(l *lab.Lab, found *fuzz.Find) bool {
+	w, _ := newWorld(l, f.iptables)
+	r := lab.Run(f.ctx, l, w, lab.Options{Profile: f.profile})
+	if len(found.Report.Differences) == 0 {
+		return r.Verdict() == lab.Unclear
+	}
+	return slices.ContainsFunc(r.Comparisons, func(c trace.Report) bool {
+		return slices.ContainsFunc(c.Differences, func(d trace.Difference) bool { return d.Field == found.Report.Differences[0].Field })
 	})
 }
 

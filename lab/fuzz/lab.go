@@ -83,7 +83,7 @@ func (r *Result) brief() string {
 		return r.Says()
 	}
 	d := r.Report.Differences[0]
-	return fmt.Sprintf("%s %s: kernel %s, model %s", thing(d.What), d.Field, d.Kernel, d.Model)
+	return fmt.Sprintf("%s %s: kernel %s, model %s", thing(d), d.Field, d.Kernel, d.Model)
 }
 
 // Says is what was seen, in one line: the first difference, or why nothing was compared.

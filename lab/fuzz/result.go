@@ -40,17 +40,32 @@ func (r *Result) kind() kind {
 	case k.verdict == trace.Same:
 	case len(r.Report.Differences) > 0:
 		d := r.Report.Differences[0]
-		k.thing, k.field, k.sides = thing(d.What), d.Field, sideWord(d.Kernel)+"/"+sideWord(d.Model)
+		k.thing, k.field, k.sides = thing(d), d.Field, sideWord(d.Kernel)+"/"+sideWord(d.Model)
 	case len(r.Report.Lost) > 0:
 		k.field = withoutValues(r.Report.Lost[0])
 	}
 	return k
 }
 
-// thing is what kind of thing a difference is about. That of an entry is its protocol.
-func thing(what string) string {
-	word, _, _ := strings.Cut(what, " ")
-	return word
+// thing is what kind of thing a difference is about: a packet of some protocol, an entry, which is named by its
+// protocol alone, a rule, the namespace.
+func thing(d trace.Difference) string {
+	words := strings.Fields(d.What)
+	switch {
+	case len(words) == 0 || words[0] != "packet":
+		return strings.Join(words[:min(1, len(words))], "")
+	case len(words) > 1:
+		return "packet " + words[1]
+	}
+	for _, side := range []string{d.Kernel, d.Model} { // DEV PACKET, of one that left
+		if at := strings.Fields(side); strings.Contains(side, " > ") {
+			if strings.Contains(side, " about ") {
+				return "packet " + at[1] + " error"
+			}
+			return "packet " + at[1]
+		}
+	}
+	return "packet"
 }
 
 // sideWord is a side of a difference that is no value, or "".
@@ -121,6 +136,13 @@ func (r *Result) spoken() map[netip.Addr]bool {
 		}
 	}
 	return out
+}
+
+// leaves reports whether a packet left on a device.
+func (r *Result) leaves(dev string) bool {
+	return slices.ContainsFunc(r.Trace.Records, func(rec trace.Record) bool {
+		return rec.Kind == trace.Left && strings.HasPrefix(rec.Args, dev+" ")
+	})
 }
 
 // tells reports whether an ICMP error left.

@@ -275,15 +275,15 @@ func (s *shrinker) addresses() {
 	})
 }
 
-// wires leaves out wires that no operation needs.
+// wires leaves out wires on which nothing comes in and nothing leaves.
 func (s *shrinker) wires() {
 	used := map[int]bool{}
 	for _, op := range s.best.Scenario.Ops {
 		used[op.Wire] = used[op.Wire] || onWire(op.Kind)
 	}
 	var free []int
-	for k := range s.best.Scenario.Wires {
-		if !used[k] && len(used) > 0 {
+	for k, w := range s.best.Scenario.Wires {
+		if !used[k] && len(used) > 0 && !s.best.leaves(w.Device) {
 			free = append(free, k)
 		}
 	}
