@@ -24,15 +24,26 @@ func (f *finds) add(r Result) {
 	(*f)[k] = r
 }
 
-// order is by the number of operations up to the first difference.
+// order is by the number of operations up to the first difference, IPv4 first, which labs can show.
 func order(a, b Result) int {
-	return cmp.Or(cmp.Compare(len(a.upTo()), len(b.upTo())), cmp.Compare(a.Scenario.Number, b.Scenario.Number))
+	return cmp.Or(families(a, b), cmp.Compare(len(a.upTo()), len(b.upTo())), cmp.Compare(a.Scenario.Number, b.Scenario.Number))
 }
 
-// first are at most n of the finds, those of scenarios with lower numbers first.
+// families puts IPv4 before IPv6.
+func families(a, b Result) int {
+	switch {
+	case a.Scenario.Six == b.Scenario.Six:
+		return 0
+	case b.Scenario.Six:
+		return -1
+	}
+	return 1
+}
+
+// first are at most n of the finds: IPv4 first, then those of scenarios with lower numbers.
 func (f finds) first(n int) []Result {
 	all := slices.SortedFunc(maps.Values(f), func(a, b Result) int {
-		return cmp.Or(cmp.Compare(a.Scenario.Number, b.Scenario.Number), order(a, b))
+		return cmp.Or(families(a, b), cmp.Compare(a.Scenario.Number, b.Scenario.Number), order(a, b))
 	})
 	return all[:min(n, len(all))]
 }

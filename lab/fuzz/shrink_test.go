@@ -277,3 +277,22 @@ func TestFinds(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// IPv4 comes before IPv6, whatever the numbers are.
+func TestFindsOfBothFamilies(t *testing.T) {
+	var f finds
+	for _, s := range []*Scenario{{Number: 1, Six: true}, {Number: 3}} {
+		for _, field := range []string{"a", "b"} {
+			if s.Six || field == "a" {
+				f.add(Result{Scenario: s, Report: trace.Report{Differences: []trace.Difference{{What: "udp 1 > 2", Field: field}}}})
+			}
+		}
+	}
+	var got []int
+	for _, r := range f.first(9) {
+		got = append(got, r.Scenario.Number)
+	}
+	if want := []int{3, 1}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
