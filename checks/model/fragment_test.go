@@ -64,6 +64,14 @@ func TestFragments(t *testing.T) {
 			{"a whole packet", "a", "udp 10.0.1.2:1001 > 10.96.0.10:53 len 1500 ttl 64 ip-id 7", "new", []string{
 				"b udp 10.0.1.2:1001 > 10.0.2.2:53 len 1396 ttl 63 ip-id 7 frag 0+", "b udp 10.0.1.2:0 > 10.0.2.2:0 len 124 ttl 63 ip-id 7 frag 1376"}, "", 0, ""},
 		}}, 1400},
+		{protocolCase{name: "also if a shorter part has DF", rules: serviceNAT, passes: []pass{
+			cut("first", fragment(true, 0, 1480, true, false, "")), {"last", "a", fragment(false, 1480, 528, false, true, ""), "new", []string{
+				"b udp 10.0.1.2:1001 > 10.0.2.2:53 len 1396 ttl 63 ip-id 7 frag 0+", "b udp 10.0.1.2:0 > 10.0.2.2:0 len 652 ttl 63 ip-id 7 frag 1376"}, "", 0, ""},
+		}}, 1400},
+		{protocolCase{name: "a part that is no multiple of 8 bytes is cut short", rules: serviceNAT, passes: []pass{
+			cut("first", fragment(true, 0, 109, true, false, "")), {"last", "a", fragment(false, 104, 100, false, false, ""), "new", []string{
+				"b udp 10.0.1.2:1001 > 10.0.2.2:53 len 124 ttl 63 ip-id 7 frag 0+", "b udp 10.0.1.2:0 > 10.0.2.2:0 len 120 ttl 63 ip-id 7 frag 104"}, "", 0, ""},
+		}}, 0},
 		{protocolCase{name: "or, with DF, their sender is told, by the service as it seems", rules: serviceNAT, passes: []pass{
 			cut("first", fragment(true, 0, 1480, true, true, "")), {"last", "a", fragment(false, 1480, 528, false, true, ""), "new", []string{
 				"own a icmp 10.96.0.10 > 10.0.1.2 type 3 code 4 id 0 len 576 ttl 64 ip-id 0 mtu 1400 about udp 10.0.1.2:1001 > 10.96.0.10:53 len 2028 ttl 64 ip-id 7 df"}, "ip_forward", 0, ""},

@@ -70,6 +70,7 @@ func TestNotModelled(t *testing.T) {
 		{tracked, "", "a", "gre 10.0.1.2 > 10.0.1.1 len 40 ttl 64 ip-id 1"},
 		{"", "", "a", "tcp 10.0.1.2:1 > 10.0.1.1:2 len 40 ttl 64 ip-id 1"},
 		{tracked, "", "a", "udp 10.0.1.2:1 > 224.0.0.1:2 len 40 ttl 64 ip-id 1"},
+		{tracked, "", "a", "udp 10.0.1.2:1 > 10.0.2.255:2 len 40 ttl 64 ip-id 1"},
 		{"*filter\n-A FORWARD -j REJECT\nCOMMIT\n", "", "a", "89 10.0.1.2 > 10.0.2.2 len 40 ttl 64 ip-id 1"},
 		{"", tracked6, "a", "60 fd00:1::2 > fd00:2::2 len 60 ttl 64 ip-id 0"},
 		{"", tracked6, "a", "udp [fe80::2]:1 > [fd00:2::3]:2 len 60 ttl 64 ip-id 0"},

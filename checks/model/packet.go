@@ -152,7 +152,7 @@ func (n *Namespace) martian(w *walk) string {
 	}
 	last := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
-	case w.p.Dst == last || w.p.Dst.IsMulticast():
+	case w.p.Dst == last || w.p.Dst.IsMulticast() || n.broadcast(w.p.Dst):
 		n.notModelled("a packet for everybody: %s", w.p.Line())
 	case w.p.Src.IsMulticast() || w.p.Src == last || zero(w.p.Src):
 		return "source " + w.p.Src.String()

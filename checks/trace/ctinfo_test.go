@@ -117,9 +117,16 @@ func TestCTInfoIsCompared(t *testing.T) {
 			t.Errorf("not missed: %s", l)
 		}
 		tr := storyOf(t, cut)
-		tr.CTInfo = ""
+		tr.CTLost = 1
 		if v := trace.Replay(tr, profileOf(t, tr)).Verdict(); v != trace.Same {
 			t.Errorf("%s, where not all were recorded, and this one was not: %s", v, l)
+		}
+		if at := strings.Index(l, " about "); at > 0 {
+			bare := l[:at] + l[strings.LastIndex(l, " is "):]
+			tr := storyOf(t, slices.Insert(slices.Clone(cut), i, bare))
+			if v := trace.Replay(tr, profileOf(t, tr)).Verdict(); v != trace.Same {
+				t.Errorf("%s, without what it quotes: %s", v, bare)
+			}
 		}
 		twice := slices.Insert(slices.Clone(lines), i, l)
 		if tr := storyOf(t, twice); trace.Replay(tr, profileOf(t, tr)).Verdict() != trace.Different {
@@ -128,6 +135,27 @@ func TestCTInfoIsCompared(t *testing.T) {
 		moved := slices.Insert(slices.Clone(cut), max(i-2, 0), l)
 		if tr := storyOf(t, moved); trace.Replay(tr, profileOf(t, tr)).Verdict() != trace.Same {
 			t.Errorf("seen a little before its packet, reported: %s", l)
+		}
+	}
+}
+
+// What was lost is known from the header.
+func TestCTInfoHeader(t *testing.T) {
+	for line, want := range map[string]string{"ctinfo BPF": "", "ctinfo nftrace lost 7": "", "ctinfo nftrace lost none": "want SOURCE", "ctinfo nftrace lost 0": "want SOURCE"} {
+		text := strings.Replace(router, "ctinfo BPF", line, 1) + "end 17\n"
+		traces, err := trace.Parse("header", strings.NewReader(text))
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", line, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := trace.Write(&b, traces...); err != nil || !strings.Contains(b.String(), "\n"+line+"\n") {
+			t.Errorf("%s: %v, %s", line, err, b.String())
 		}
 	}
 }

@@ -51,6 +51,10 @@ type Op struct {
 	Hold    conntrack.Hold
 	Accept  bool // of a release
 	Up      bool // of a link, or an address that comes back
+
+	// What was played names what it was about, in place of Of.
+	Entry *conntrack.Key // of a deletion
+	ID    uint16         // of a release: the packet's, from its IP header; 0: Of counts
 }
 
 // Wire is a link end without a host behind it: packets are put on it and seen on it by hand.
@@ -69,8 +73,10 @@ type Scenario struct {
 	Six     bool     // it speaks IPv6
 	Holds   bool     // packets are held in it
 	Sysctls []string // KEY VALUE
-	Rules   string
-	Ops     []Op
+	// Defaults are settings that are left as the kernel has them, and recorded.
+	Defaults []string
+	Rules    string
+	Ops      []Op
 }
 
 // gre is a protocol of which nobody can tell whether the node itself takes it.
