@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -235,7 +236,7 @@ func (t *nftTraces) record(m netlink.Message, at int64) {
 	}
 	c, ours, ok := decodeTrace(attrs)
 	switch {
-	case !ours:
+	case !ours || reportsListeners(attrs):
 	case !ok:
 		t.lost++
 	case !c.Packet.IsDiscovery(): // which is never tracked
@@ -271,6 +272,18 @@ func decodeTrace(attrs []netlink.Attribute) (c CTInfo, ours, ok bool) {
 	head := append(network[:len(network):len(network)], transport...)
 	c.Packet, ok = decodeHead(head, wholeSize)
 	return c, ours, ok
+}
+
+// reportsListeners reports whether the record is of a packet with options for each hop, to a group on the link: a report of multicast
+// listeners, whose extension header does not fit in.
+func reportsListeners(attrs []netlink.Attribute) bool {
+	const nextHeader, destination, options = 6, 24, 0
+	i := slices.IndexFunc(attrs, func(a netlink.Attribute) bool { return a.Type == traceNetwork })
+	if i < 0 || len(attrs[i].Data) < destination+16 {
+		return false
+	}
+	b := attrs[i].Data
+	return b[0]>>4 == 6 && b[nextHeader] == options && netip.AddrFrom16([16]byte(b[destination:destination+16])).IsLinkLocalMulticast()
 }
 
 // traceCT is the ctinfo of a state; without one nothing is attached.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/mdlayher/netlink"
+
 	"ctlab/internal/netns"
 )
 
@@ -198,6 +200,25 @@ func TestCTInfosLost(t *testing.T) {
 	}
 	if most := ringSize / int(unsafe.Sizeof(look{})); len(seen) > most || len(seen) < most/2 || lost == 0 {
 		t.Errorf("%d seen, %d lost; there is room for %d", len(seen), lost, most)
+	}
+}
+
+// A report of listeners has a header more than a record has room for; nothing else is taken for one.
+func TestReportsListeners(t *testing.T) {
+	head := func(next byte, to string) []netlink.Attribute {
+		b := make([]byte, 40)
+		b[0], b[6] = 6<<4, next
+		copy(b[24:], netip.MustParseAddr(to).AsSlice())
+		return []netlink.Attribute{{Type: traceTable, Data: []byte("x")}, {Type: traceNetwork, Data: b}}
+	}
+	for _, c := range []struct {
+		attrs []netlink.Attribute
+		want  bool
+	}{{head(0, "ff02::16"), true}, {head(0, "fd00::1"), false}, {head(58, "ff02::16"), false}, {nil, false},
+		{[]netlink.Attribute{{Type: traceNetwork, Data: make([]byte, 20)}}, false}} {
+		if got := reportsListeners(c.attrs); got != c.want {
+			t.Errorf("%v: %v", c.attrs, got)
+		}
 	}
 }
 

@@ -176,6 +176,7 @@ func TestCTInfoAtTheEnd(t *testing.T) {
 		"packet long before":  {[]string{read, packet, left, "seen 1.1 9 ended\n"}, trace.Different},
 		"ctinfo behind":       {[]string{read, "seen 0.9 9 ended\n", ctinfo}, trace.Same},
 		"ctinfo without it":   {[]string{read, ctinfo, "seen 1.1 9 ended\n"}, trace.Different},
+		"discovery":           {[]string{read, "in 1 9 packet app icmpv6 fe80::1 > ff02::16 type 143 code 0 id 0 len 96 ttl 1 ip-id 0\n", "seen 1.1 9 ended\n"}, trace.Same},
 		"both before the end": {[]string{read, packet, ctinfo, left, "seen 1.1 9 ended\n"}, trace.Same},
 	} {
 		tr := storyOf(t, c.lines)
