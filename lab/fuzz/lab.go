@@ -159,7 +159,7 @@ func (w *labWriter) steps() error {
 func (w *labWriter) step(p *Played) error {
 	switch p.Kind {
 	case Packet:
-		return w.packet(p)
+		w.packet(p)
 	case Pause:
 		if p.Pause > 0 {
 			w.line("  - wait: %s", p.Pause)
@@ -192,9 +192,10 @@ func (w *labWriter) step(p *Played) error {
 }
 
 // packet writes a packet, and before it what is held from now on, if that has changed.
-func (w *labWriter) packet(p *Played) error {
+func (w *labWriter) packet(p *Played) {
 	if len(w.written) > len(w.holds) || !slices.Equal(w.written, w.holds[:len(w.written)]) {
-		return fmt.Errorf("no step ends a hold while packets wait")
+		w.line("  - {release: node, packets: 0}")
+		w.written = nil
 	}
 	for _, h := range w.holds[len(w.written):] {
 		state := "any"
@@ -206,7 +207,6 @@ func (w *labWriter) packet(p *Played) error {
 	}
 	w.written = slices.Clone(w.holds)
 	w.line("  - packet: %s\n    on: %s", p.sent().Line(), w.r.Scenario.Wires[p.Wire].Device)
-	return nil
 }
 
 // sent is a packet as it was on the wire, perhaps as a fragment.

@@ -95,8 +95,8 @@ func TestLabText(t *testing.T) {
 			{Op: Op{Kind: Hold, Hold: hold}},
 			packet(0, 1, "10.0.0.1:1", "10.0.1.1:53"),
 			packet(1, 2, "10.0.1.1:53", "10.0.0.1:1"),
-			{Op: Op{Kind: Release, Of: 1, Accept: false, ID: 2}, Waiting: 2},
-			{Op: Op{Kind: Release, Accept: true, ID: 1}, Waiting: 1},
+			{Op: Op{Kind: Release, Of: 1, Accept: false, Held: Held{ID: 2}}, Waiting: 2},
+			{Op: Op{Kind: Release, Accept: true, Held: Held{ID: 1}}, Waiting: 1},
 			{Op: Op{Kind: Pause, Pause: 1200 * time.Millisecond}},
 			packet(0, 3, "10.0.0.1:1", "10.0.1.1:53"),
 			{Op: Op{Kind: Rules, Text: "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j DROP\nCOMMIT\n"}},
@@ -180,11 +180,25 @@ steps:
 	}
 }
 
-// A hold that ends while packets wait is no lab's.
-func TestNoLab(t *testing.T) {
+// A hold may end while packets wait, and begin again, also in a lab.
+func TestLabEndsAHold(t *testing.T) {
 	s := &Scenario{Wires: []Wire{{Device: "w0", Node: []netip.Prefix{netip.MustParsePrefix("10.0.0.254/24")}}}}
-	played := []Played{{Op: Op{Kind: Hold}}, {Op: packetWithID(1)}, {Op: Op{Kind: Unhold}}, {Op: packetWithID(2)}}
-	if text, err := (&Find{Result: Result{Scenario: s, Played: played}}).Lab(); err == nil || !strings.Contains(err.Error(), "ends a hold") {
-		t.Errorf("%v\n%s", err, text)
+	hold := Played{Op: Op{Kind: Hold, Hold: conntrack.Hold{Where: conntrack.BeforeSNAT}}}
+	played := []Played{hold, {Op: packetWithID(1)}, {Op: Op{Kind: Unhold}}, {Op: packetWithID(2)}, hold, {Op: packetWithID(3)}, {Op: Op{Kind: Release, Of: 1, Accept: true}, Waiting: 2}}
+	text, err := (&Find{Result: Result{Scenario: s, Played: played}}).Lab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for l := range strings.Lines(text) {
+		if word, _, _ := strings.Cut(strings.Trim(l, " -{\n"), ":"); slices.Contains([]string{"hold", "packet", "release"}, word) {
+			got = append(got, strings.TrimSpace(l))
+		}
+	}
+	const hold1 = `- {hold: node, match: "any any > any", where: before-snat, ct: any}`
+	want := []string{hold1, "- packet: udp 10.0.0.1:0 > 10.0.1.1:0 len 40 ttl 64 ip-id 1", "- {release: node, packets: 0}", "- packet: udp 10.0.0.1:0 > 10.0.1.1:0 len 40 ttl 64 ip-id 2",
+		hold1, "- packet: udp 10.0.0.1:0 > 10.0.1.1:0 len 40 ttl 64 ip-id 3", "- {release: node, packets: 2, order: [2]}"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%s", strings.Join(got, "\n"))
 	}
 }

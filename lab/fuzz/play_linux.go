@@ -227,24 +227,29 @@ func (a *arena) release(op Op) error {
 // choose is which of the packets that wait a release is about, counted from 1; 0 if it does not wait.
 func (a *arena) choose(waiting []queue.Packet, op Op) int {
 	nth := op.Of%len(waiting) + 1
-	if op.ID != 0 {
-		nth = 1 + slices.IndexFunc(waiting, func(w queue.Packet) bool { return idOf(w) == op.ID })
+	if op.Held != (Held{}) {
+		nth = 1 + slices.IndexFunc(waiting, func(w queue.Packet) bool { return heldOf(w) == op.Held })
 	}
 	if nth == 0 {
 		return 0
 	}
 	played := Op{Kind: Release, Of: nth - 1, Accept: op.Accept}
-	if id := idOf(waiting[nth-1]); slices.ContainsFunc(a.played, func(p Played) bool { return p.Kind == Packet && p.Packet.ID == id }) {
-		played.ID = id // and not one of the node's own packets, which have other numbers each time
+	if held := heldOf(waiting[nth-1]); slices.ContainsFunc(a.played, func(p Played) bool { return p.Kind == Packet && p.is(held) }) {
+		played.Held = held // and not one of the node's own packets, which have other numbers each time
 	}
 	a.plays(played)
 	a.played[len(a.played)-1].Waiting = len(waiting)
 	return nth
 }
 
-func idOf(w queue.Packet) uint16 {
+func heldOf(w queue.Packet) Held {
 	p, _ := wire.Decode(w.Bytes)
-	return p.ID
+	return Held{p.ID, p.Len}
+}
+
+// is reports whether a packet that was put on a wire may be one that waits. Fragments wait as one packet.
+func (p *Played) is(h Held) bool {
+	return p.Packet.ID == h.ID && (p.Packet.Len == h.Len || p.Piece[1] > 0)
 }
 
 // releaseAll lets all that waits go on: with the hooks of rules that go, the kernel would drop it.

@@ -54,7 +54,14 @@ type Op struct {
 
 	// What was played names what it was about, in place of Of.
 	Entry *conntrack.Key // of a deletion
-	ID    uint16         // of a release: the packet's, from its IP header; 0: Of counts
+	Held  Held           // of a release
+}
+
+// Held tells the packets that wait apart, whatever NAT does to them: no two have the same identification, or, in IPv6,
+// the same length. Zero is no packet.
+type Held struct {
+	ID  uint16
+	Len int
 }
 
 // Wire is a link end without a host behind it: packets are put on it and seen on it by hand.
