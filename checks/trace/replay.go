@@ -74,6 +74,9 @@ func (r Report) Summary() string {
 	if len(kinds) > 0 {
 		s += " (" + strings.Join(kinds, ", ") + ")"
 	}
+	if r.Header.CTLost > 0 {
+		s += "; the ctinfo of some packets was lost"
+	}
 	return s
 }
 
@@ -313,18 +316,16 @@ func (run *replay) lookAhead(c model.Choice) (answer int, ok, sure bool) {
 		return 0, false, false
 	}
 	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
-	// another packet's.
-	for _, leaving := range []bool{true, false} {
-		if leaving && c.Own {
-			continue
-		}
+	// another packet's; or another flow of the same source, which takes the same port if it can (find_appropriate_src).
+	for i, tells := range []func(Record) (uint16, bool){
+		func(r Record) (uint16, bool) { p, ok := portIn(r, c, &want); return p, ok && r.Kind == Left && !c.Own },
+		func(r Record) (uint16, bool) { return portIn(r, c, &want) },
+		func(r Record) (uint16, bool) { return portOfSource(r, c) },
+	} {
 		for _, r := range run.trace.Records[run.at:] {
-			if leaving && r.Kind != Left {
-				continue
-			}
-			port, ok := portIn(r, c, &want)
+			port, ok := tells(r)
 			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
-				return a, true, leaving
+				return a, true, i == 0
 			}
 		}
 	}
@@ -339,6 +340,9 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		_, p, err := devicePacket(r.Args)
 		if err != nil || p.Proto != want.Proto || p.Len != want.Len || p.ID != want.ID && !c.Own {
 			return 0, false
+		}
+		if want.Proto == conntrack.ICMPv6 && want.ICMPType != 128 && want.ICMPType != 129 {
+			return 0, false // only the id of an echo is rewritten (icmpv6_manip_pkt): what leaves tells nothing
 		}
 		if want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 {
 			// NAT does not write the id of node information (139, 140) into the packet
@@ -367,6 +371,19 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		return e.Reply.SrcPort, e.Orig == c.Flow
 	}
 	return e.Reply.DstPort, e.Orig == c.Flow
+}
+
+// portOfSource is the port that source NAT gave to another flow of the choice's source.
+func portOfSource(r Record, c model.Choice) (port uint16, ok bool) {
+	if r.Kind != Event || c.Destination {
+		return 0, false
+	}
+	ev, err := conntrack.ParseEvent(r.Args)
+	if err != nil || ev.Kind != conntrack.New {
+		return 0, false
+	}
+	o := ev.Entry.Orig
+	return ev.Entry.Reply.DstPort, ev.Entry.Status.Has(conntrack.SrcNAT) && o != c.Flow && o.Proto == c.Flow.Proto && o.Src == c.Flow.Src && o.SrcPort == c.Flow.SrcPort
 }
 
 func (h *hypothesis) clone(c model.Chooser) *hypothesis {
@@ -455,7 +472,7 @@ func aboutFragments(r Record) bool {
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
-	h, every := run.live[0], run.trace.CTInfo != ""
+	h, every := run.live[0], run.trace.everyCTInfo()
 	for _, other := range run.live {
 		if len(other.left(every)) < len(h.left(every)) {
 			h = other

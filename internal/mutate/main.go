@@ -89,17 +89,20 @@ func (m mutation) run(ctx context.Context) (unknown int, err error) {
 	survived := b.try(ctx, chosen, reached, m.progress)
 	unknown = m.report(chosen, survived, reached, known)
 	if m.write {
-		if err := known.rewrite(m.list(), chosen, survived); err != nil {
+		if err := known.rewrite(m.list(), chosen, survived, m.all()); err != nil {
 			return unknown, err
 		}
 	}
-	fmt.Fprintf(m.out, "%d changes tried, %d killed, %d survive, %d of them without a reason; %s\n",
-		len(chosen), len(chosen)-len(survived), len(survived), unknown, time.Since(begin).Round(time.Second))
+	fmt.Fprintf(m.out, "%d changes tried, %d killed, %d survive: %d of them are not listed, %d are listed without a reason; %s\n",
+		len(chosen), len(chosen)-len(survived), len(survived), unknown, known.open(chosen, survived), time.Since(begin).Round(time.Second))
 	return unknown, nil
 }
 
 // list is where the survivors are listed.
 func (m mutation) list() string { return filepath.Join(m.dir, "testdata", "survivors.txt") }
+
+// all reports whether nothing is left out.
+func (m mutation) all() bool { return m.n == 0 && m.only == "" }
 
 // sample picks n of the changes.
 func (m mutation) sample(all []point) []point {
@@ -129,7 +132,7 @@ func (m mutation) report(chosen []point, survived, reached map[int]bool, known s
 			fmt.Fprintln(m.out, "listed, and killed now:", p)
 		}
 	}
-	if m.n == 0 && m.only == "" {
+	if m.all() {
 		known.gone(m.out, chosen)
 	}
 	return unknown
@@ -137,11 +140,24 @@ func (m mutation) report(chosen []point, survived, reached map[int]bool, known s
 
 // survivors are the changes that are known to survive; a * at the end of a key stands for anything.
 type survivors struct {
-	keys     map[string]bool
+	keys     map[string]bool // true where the list has a reason
 	patterns []string
 }
 
-func (s survivors) has(key string) bool { return s.keys[key] || s.byPattern(key) }
+func (s survivors) has(key string) bool {
+	_, listed := s.keys[key]
+	return listed || s.byPattern(key)
+}
+
+// open counts the survivors that are listed without a reason.
+func (s survivors) open(chosen []point, survived map[int]bool) (n int) {
+	for _, p := range chosen {
+		if reason, listed := s.keys[p.key()]; survived[p.id] && listed && !reason {
+			n++
+		}
+	}
+	return n
+}
 
 func (s survivors) byPattern(key string) bool {
 	return slices.ContainsFunc(s.patterns, func(p string) bool { return strings.HasPrefix(key, p) })
@@ -163,14 +179,18 @@ func (s survivors) gone(out io.Writer, all []point) {
 // unexplained is the heading of survivors for which nobody has found a reason, or written a test.
 const unexplained = "No test shows these yet."
 
-// rewrite takes the changes that were killed out of the list, and puts the new survivors at its end.
-func (s survivors) rewrite(path string, tried []point, survived map[int]bool) error {
-	killed := map[string]bool{}
+// rewrite takes the changes that were killed out of the list, and if all were tried those that are not in the code, and
+// puts the new survivors at its end.
+func (s survivors) rewrite(path string, tried []point, survived map[int]bool, all bool) error {
+	gone := maps.Clone(s.keys)
+	for key := range gone {
+		gone[key] = all
+	}
 	var fresh []string
 	for _, p := range tried {
+		gone[p.key()] = !survived[p.id]
 		switch {
 		case !survived[p.id]:
-			killed[p.key()] = true
 		case !s.has(p.key()):
 			fresh = append(fresh, "\t"+p.key()+"\n")
 		}
@@ -181,7 +201,7 @@ func (s survivors) rewrite(path string, tried []point, survived map[int]bool) er
 	}
 	var b strings.Builder
 	for line := range strings.Lines(string(text)) {
-		if key, indented := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "\t"); !indented || !killed[key] {
+		if key, indented := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "\t"); !indented || !gone[key] {
 			b.WriteString(line)
 		}
 	}
@@ -199,15 +219,17 @@ func readSurvivors(path string) (s survivors, err error) {
 	if err != nil {
 		return s, fmt.Errorf("read the list of survivors: %w", err)
 	}
+	explained := true
 	for line := range strings.Lines(string(text)) {
 		key, indented := strings.CutPrefix(strings.TrimRight(line, "\n"), "\t")
 		if !indented {
+			explained = key != unexplained
 			continue
 		}
 		if head, ok := strings.CutSuffix(key, "*"); ok {
 			s.patterns = append(s.patterns, head)
 		} else {
-			s.keys[key] = true
+			s.keys[key] = explained
 		}
 	}
 	return s, nil

@@ -45,6 +45,8 @@ type arena struct {
 	began   time.Time
 	first   conntrack.Tick
 	records []trace.Record
+	played  []Played
+	slot    int // no other arena of the outside has it
 	next    int // operation
 	out     []egress
 	live    []conntrack.Key // of entries that were reported and not ended
@@ -125,6 +127,18 @@ func (a *arena) open() (err error) {
 	for _, s := range a.s.Sysctls {
 		a.did(a.tick(), trace.Sysctl, s, "")
 	}
+	return a.defaults()
+}
+
+// defaults records settings that are as the kernel has them.
+func (a *arena) defaults() error {
+	values, err := a.node.NS.ReadSysctls(a.s.Defaults...)
+	if err != nil {
+		return err
+	}
+	for _, name := range a.s.Defaults {
+		a.did(a.tick(), trace.Sysctl, name+" "+values[name], "")
+	}
 	return nil
 }
 
@@ -136,7 +150,7 @@ func (a *arena) connect(k int) error {
 	attrs.Name, attrs.HardwareAddr = w.Device, nodeMAC[:]
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = fmt.Sprintf("%s-%d", w.Device, a.s.Number), netlink.NsFd(a.outside.ns.FD())
+	veth.PeerName, veth.PeerNamespace = fmt.Sprintf("%s-%d", w.Device, a.slot), netlink.NsFd(a.outside.ns.FD())
 	veth.PeerNumTxQueues, veth.PeerNumRxQueues = 1, 1
 	if err := a.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add the link: %w", err)
@@ -228,6 +242,11 @@ func (a *arena) did(from conntrack.Tick, kind trace.Kind, args, text string) {
 func (a *arena) record(span conntrack.Span, kind trace.Kind, args, text string) {
 	at := time.Since(a.began).Round(time.Microsecond)
 	a.records = append(a.records, trace.Record{At: at, Span: span, Kind: kind, Args: args, Text: text})
+}
+
+// plays notes that an operation is begun.
+func (a *arena) plays(op Op) {
+	a.played = append(a.played, Played{Op: op, At: time.Since(a.began).Round(time.Microsecond)})
 }
 
 // saw records an observation of now.

@@ -31,13 +31,11 @@ type Config struct {
 	IP6t        topology.Iptables // of the same back end
 	Progress    func(Totals)      // called now and then
 	Found       func(Result)      // called for each scenario in which kernel and model differ, or that says nothing
-}
 
-// Result is a scenario that was played, and what the replay of its trace says.
-type Result struct {
-	Scenario *Scenario
-	Trace    trace.Trace
-	Report   trace.Report
+	Model     *model.Profile  // in place of the one for this kernel
+	Shrink    int             // how many finds are made smaller when all is played
+	Shrinking func(Shrinking) // called now and then meanwhile
+	Shrunk    func(Find)      // called for each of them
 }
 
 // Totals is what was done so far.
@@ -61,6 +59,7 @@ type run struct {
 	sent    atomic.Int64
 	mu      sync.Mutex
 	totals  Totals
+	finds   finds
 	errs    []error
 }
 
@@ -70,6 +69,16 @@ func Run(ctx context.Context, cfg Config) (Totals, error) {
 	if err := r.prepare(); err != nil {
 		return r.totals, err
 	}
+	r.playAll(ctx)
+	r.shrinkAll(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.totals, errors.Join(r.errs...)
+}
+
+// playAll plays scenarios until there is enough.
+func (r *run) playAll(ctx context.Context) {
+	cfg := r.cfg
 	if cfg.For > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, cfg.For)
@@ -87,7 +96,7 @@ func Run(ctx context.Context, cfg Config) (Totals, error) {
 	}
 	for cpu := range cfg.Workers {
 		workers.Go(func() {
-			if err := r.work(ctx, cpu, func(a *arena) { judging <- a }); err != nil && !errors.Is(err, ctx.Err()) {
+			if err := r.work(ctx, cpu, r.next, func(a *arena) { judging <- a }); err != nil && !errors.Is(err, ctx.Err()) {
 				r.fail(err)
 			}
 		})
@@ -101,7 +110,6 @@ func Run(ctx context.Context, cfg Config) (Totals, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.totals.Took = time.Since(r.began)
-	return r.totals, errors.Join(r.errs...)
 }
 
 func (r *run) prepare() error {
@@ -169,7 +177,7 @@ func (r *run) next() *Scenario {
 	return Generate(r.cfg.Seed, n, r.cfg.PerScenario)
 }
 
-func (r *run) work(ctx context.Context, cpu int, done func(*arena)) error {
+func (r *run) work(ctx context.Context, cpu int, next func() *Scenario, done func(*arena)) error {
 	ticks, err := observe.OpenTickCounter()
 	if err != nil {
 		return err
@@ -179,7 +187,7 @@ func (r *run) work(ctx context.Context, cpu int, done func(*arena)) error {
 		return errors.Join(err, ticks.Close())
 	}
 	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, ip6t: r.cfg.IP6t, done: done}
-	return errors.Join(w.run(ctx, r.cfg.SideBySide, r.next), o.Close(), ticks.Close())
+	return errors.Join(w.run(ctx, r.cfg.SideBySide, next), o.Close(), ticks.Close())
 }
 
 // judge replays what was seen, and lets the arena go.
@@ -195,16 +203,34 @@ func (r *run) judge(a *arena) {
 		return
 	}
 	began := time.Now()
+	res := r.result(a)
+	r.count(res, time.Since(began))
+	if res.Report.Verdict() != trace.Same {
+		r.found(res)
+	}
+}
+
+// result is what the replay of an arena's trace says.
+func (r *run) result(a *arena) Result {
 	h := trace.Header{Lab: a.s.Name(), Node: "node", Kernel: r.release, Profile: r.profile.Name, Assured: r.profile.Assured,
 		Legacy: r.cfg.Ipt.Backend() == topology.Legacy, HZ: r.hz}
-	res := Result{Scenario: a.s, Trace: trace.Trace{Header: h, Records: a.records}}
+	res := Result{Scenario: a.s, Played: a.played, Trace: trace.Trace{Header: h, Records: a.records}}
 	profile := r.profile
+	if r.cfg.Model != nil {
+		profile = *r.cfg.Model
+	}
 	profile.Legacy = h.Legacy
 	res.Report = trace.Replay(res.Trace, profile)
-	r.count(res, time.Since(began))
-	if res.Report.Verdict() != trace.Same && r.cfg.Found != nil {
+	return res
+}
+
+func (r *run) found(res Result) {
+	if r.cfg.Found != nil {
 		r.cfg.Found(res)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.finds.add(res)
 }
 
 func (r *run) count(res Result, took time.Duration) {

@@ -51,6 +51,17 @@ type Op struct {
 	Hold    conntrack.Hold
 	Accept  bool // of a release
 	Up      bool // of a link, or an address that comes back
+
+	// What was played names what it was about, in place of Of.
+	Entry *conntrack.Key // of a deletion
+	Held  Held           // of a release
+}
+
+// Held tells the packets that wait apart, whatever NAT does to them: no two have the same identification, or, in IPv6,
+// the same length. Zero is no packet.
+type Held struct {
+	ID  uint16
+	Len int
 }
 
 // Wire is a link end without a host behind it: packets are put on it and seen on it by hand.
@@ -69,8 +80,10 @@ type Scenario struct {
 	Six     bool     // it speaks IPv6
 	Holds   bool     // packets are held in it
 	Sysctls []string // KEY VALUE
-	Rules   string
-	Ops     []Op
+	// Defaults are settings that are left as the kernel has them, and recorded.
+	Defaults []string
+	Rules    string
+	Ops      []Op
 }
 
 // gre is a protocol of which nobody can tell whether the node itself takes it.

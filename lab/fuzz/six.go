@@ -32,6 +32,9 @@ func (s *Scenario) toIPv6() {
 	for i := range s.Ops {
 		op := &s.Ops[i]
 		op.Packet = packetTwin(op.Packet, op.Kind)
+		if op.Kind == Packet && op.Packet.Bad != "short" {
+			op.Packet.Len = lengthOf(i) // in IPv6 packets have no identification: their lengths tell them apart
+		}
 		op.Hold.Src, op.Hold.Dst = twin(op.Hold.Src), twin(op.Hold.Dst)
 		if op.Kind == Hold && op.Hold.Proto == conntrack.ICMP {
 			op.Hold.Proto = conntrack.ICMPv6
@@ -41,6 +44,9 @@ func (s *Scenario) toIPv6() {
 		}
 	}
 }
+
+// lengthOf is the length of the packet of an operation, in bytes.
+func lengthOf(op int) int { return 60 + op%1400 }
 
 // twin is the IPv6 address that stands for an IPv4 address: 10.A.B.C is fd00:A:B::C.
 func twin(a netip.Addr) netip.Addr {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"ctlab/checks/conntrack"
@@ -163,7 +162,7 @@ func (w *World) snapshot(ctx context.Context, t *tracked, since map[string]uint3
 	return snap, nil
 }
 
-// addHits adds packets by rule comment; NAME.N, the Nth rule of one of the lab's own texts, counts for NAME too.
+// addHits adds packets by rule comment.
 func addHits(out map[string]uint64, text string) error {
 	list, err := model.ParseHits(text)
 	if err != nil {
@@ -174,9 +173,6 @@ func addHits(out map[string]uint64, text string) error {
 			continue
 		}
 		out[h.Comment] += h.Counters.Packets
-		if name, n, ok := strings.Cut(h.Comment, "."); ok && strings.Trim(n, "0123456789") == "" {
-			out[name] += h.Counters.Packets
-		}
 	}
 	return nil
 }

@@ -105,7 +105,9 @@ func (w *World) look() {
 			continue
 		}
 		for _, a := range n.Addresses() {
-			w.where[a.Addr()] = n.Name
+			if w.lab.LeadsTo(n, a.Addr()) {
+				w.where[a.Addr()] = n.Name
+			}
 		}
 		if t := w.trackedNode(n.Uplink); t != nil {
 			for _, g := range n.Gateways() {
