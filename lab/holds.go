@@ -105,8 +105,8 @@ func holdEnd(w checks.EndpointWant) (a netip.Addr, port uint16, ok bool) {
 // releaseKeys are those of a release step.
 func releaseKeys() []key[*stepDraft] {
 	return []key[*stepDraft]{
-		{"packets", "how many must wait before any is released; 1", wholeNumber(1, maxHeld), func(d *decoder, s *stepDraft, f field) {
-			if n, ok := d.number(f, 1, maxHeld); ok {
+		{"packets", "how many must wait before any is released; 1. 0: none is, but no further packet waits", wholeNumber(0, maxHeld), func(d *decoder, s *stepDraft, f field) {
+			if n, ok := d.number(f, 0, maxHeld); ok {
 				s.Packets = int(n)
 			}
 		}},

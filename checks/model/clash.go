@@ -26,7 +26,8 @@ func (r ClashRule) hides() bool { return r == ClashHides || r == ClashMergesCros
 
 // allowsClash tells the protocols whose packets need not be dropped (struct nf_conntrack_l4proto, allow_clash).
 func (n *Namespace) allowsClash(proto uint8) bool {
-	return proto == conntrack.UDP || proto == conntrack.UDPLite || proto == gre && n.cfg.Profile.GREClash
+	return proto == conntrack.UDP || proto == conntrack.UDPLite || proto == gre && n.cfg.Profile.GREClash ||
+		genericTracked(proto, false) && n.cfg.Profile.GenericClash
 }
 
 // usesNAT are the bits that nf_nat_used_tuple_new takes for signs of NAT. (It means SEQ_ADJUST as well, which no flow

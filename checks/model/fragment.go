@@ -89,9 +89,12 @@ func (n *Namespace) newFragQueue(at conntrack.Span) *fragQueue {
 }
 
 // timerSlack is how much later than asked a timer may run, in ticks: the further away, the coarser it is kept
-// (calc_wheel_index in kernel/time/timer.c). It never runs in the tick asked for.
+// (calc_wheel_index in kernel/time/timer.c). It never runs in the tick asked for. The wheel may be a little behind
+// the time, and so find it further away than it is.
 func timerSlack(ticks int64) int64 {
+	const behind = 16
 	slack := int64(1)
+	ticks += behind
 	for start := int64(63); ticks >= start && slack < 1<<24; start *= 8 {
 		slack *= 8
 	}
@@ -239,6 +242,17 @@ func (n *Namespace) Elapse(at conntrack.Span) []Left {
 	return w.lefts
 }
 
+// expiring is how many queues may have told a sender already that their time has run out. What they tell belongs to no
+// entry, and counts as error.
+func (n *Namespace) expiring() (most uint32) {
+	for k, q := range n.frags {
+		if q.expires.From <= n.now.To && q.first() != nil && n.isLocal(k.dst) {
+			most++
+		}
+	}
+	return most
+}
+
 // fragKeys are the keys of the queues, in the order in which their time runs out.
 func (n *Namespace) fragKeys() []fragKey {
 	return slices.SortedFunc(maps.Keys(n.frags), func(a, b fragKey) int {
@@ -258,6 +272,9 @@ func (n *Namespace) expireFragments(w *walk, k fragKey) {
 	}
 	p := first.packet
 	about := &walk{at: conntrack.Span{From: q.expires.From + 1, To: q.expires.To + conntrack.Tick(q.slack)}, p: &p, owned: true, info: noInfo, in: k.dev}
+	if n.martian(about) != "" { // the route is asked for anew
+		return
+	}
 	n.tell(about, fragmentsMissing)
 	for _, l := range about.lefts {
 		l.Late, l.Why = true, "the time of fragments ran out"

@@ -64,6 +64,14 @@ func TestFragments(t *testing.T) {
 			{"a whole packet", "a", "udp 10.0.1.2:1001 > 10.96.0.10:53 len 1500 ttl 64 ip-id 7", "new", []string{
 				"b udp 10.0.1.2:1001 > 10.0.2.2:53 len 1396 ttl 63 ip-id 7 frag 0+", "b udp 10.0.1.2:0 > 10.0.2.2:0 len 124 ttl 63 ip-id 7 frag 1376"}, "", 0, ""},
 		}}, 1400},
+		{protocolCase{name: "also if a shorter part has DF", rules: serviceNAT, passes: []pass{
+			cut("first", fragment(true, 0, 1480, true, false, "")), {"last", "a", fragment(false, 1480, 528, false, true, ""), "new", []string{
+				"b udp 10.0.1.2:1001 > 10.0.2.2:53 len 1396 ttl 63 ip-id 7 frag 0+", "b udp 10.0.1.2:0 > 10.0.2.2:0 len 652 ttl 63 ip-id 7 frag 1376"}, "", 0, ""},
+		}}, 1400},
+		{protocolCase{name: "a part that is no multiple of 8 bytes is cut short", rules: serviceNAT, passes: []pass{
+			cut("first", fragment(true, 0, 109, true, false, "")), {"last", "a", fragment(false, 104, 100, false, false, ""), "new", []string{
+				"b udp 10.0.1.2:1001 > 10.0.2.2:53 len 124 ttl 63 ip-id 7 frag 0+", "b udp 10.0.1.2:0 > 10.0.2.2:0 len 120 ttl 63 ip-id 7 frag 104"}, "", 0, ""},
+		}}, 0},
 		{protocolCase{name: "or, with DF, their sender is told, by the service as it seems", rules: serviceNAT, passes: []pass{
 			cut("first", fragment(true, 0, 1480, true, true, "")), {"last", "a", fragment(false, 1480, 528, false, true, ""), "new", []string{
 				"own a icmp 10.96.0.10 > 10.0.1.2 type 3 code 4 id 0 len 576 ttl 64 ip-id 0 mtu 1400 about udp 10.0.1.2:1001 > 10.96.0.10:53 len 2028 ttl 64 ip-id 7 df"}, "ip_forward", 0, ""},
@@ -108,6 +116,7 @@ func TestFragmentsExpire(t *testing.T) {
 	}{
 		{"udp 10.0.1.2:1010 > 10.0.1.1:53 len 620 ttl 64 ip-id 26 frag 0+",
 			[]string{"icmp 10.0.1.1 > 10.0.1.2 type 11 code 1 id 0 len 576 ttl 64 ip-id 0 about udp 10.0.1.2:1010 > 10.0.1.1:53 len 620 ttl 64 ip-id 26 frag 0+"}},
+		{"udp 10.0.1.2:1010 > 127.0.0.1:53 len 620 ttl 64 ip-id 26 frag 0+", nil},
 		{"udp 10.0.1.2:1010 > 10.96.0.10:53 len 620 ttl 64 ip-id 26 frag 0+", nil},
 		{"udp 10.0.1.2:0 > 10.0.1.1:0 len 620 ttl 64 ip-id 26 frag 600+", nil},
 	} {
@@ -121,7 +130,7 @@ func TestFragmentsExpire(t *testing.T) {
 			t.Errorf("%s: %v before its time", c.in, l)
 		}
 		var got []string
-		for _, l := range n.Elapse(conntrack.At(609)) {
+		for _, l := range n.Elapse(conntrack.At(665)) {
 			got = append(got, l.Packet.Line())
 		}
 		if !slices.Equal(got, c.want) || len(n.frags) != 0 {

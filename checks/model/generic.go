@@ -42,7 +42,7 @@ type greTimes struct{ unreplied, stream int64 }
 func (n *Namespace) grePacket(w *walk) bool {
 	e := w.ct
 	if !e.status.Has(conntrack.Confirmed) {
-		e.gre = greTimes{n.seconds(n.sysctl("net.netfilter.nf_conntrack_gre_timeout", 30)), n.seconds(n.sysctl("net.netfilter.nf_conntrack_gre_timeout_stream", 180))}
+		e.gre = greTimes{n.seconds(n.given("net.netfilter.nf_conntrack_gre_timeout", 30)), n.seconds(n.given("net.netfilter.nf_conntrack_gre_timeout_stream", 180))}
 	}
 	if !e.status.Has(conntrack.SeenReply) {
 		n.refresh(w, e.gre.unreplied, "gre_timeout: no reply before this packet")

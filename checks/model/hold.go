@@ -17,10 +17,37 @@ func (n *Namespace) Hold(h conntrack.Hold) { n.holds = append(n.holds, h) }
 // Unhold takes all holds away, the rules without their chains. What waits goes on waiting, unless tracking ends with
 // the holds.
 func (n *Namespace) Unhold() {
+	was, was6 := n.tracking(n.rules), n.tracking(n.rules6)
 	n.holds = nil
-	if !n.tracking(n.rules) {
+	if was && !n.tracking(n.rules) || was6 && !n.tracking(n.rules6) {
 		n.dropAll()
 	}
+}
+
+// holdsIn reports whether packets of a family are held: by a hold with addresses of that family, or without any, if the
+// namespace speaks it.
+func (n *Namespace) holdsIn(six bool) bool {
+	for _, h := range n.holds {
+		switch {
+		case h.Src.IsValid() && h.Src.Is6() == six, h.Dst.IsValid() && h.Dst.Is6() == six:
+			return true
+		case !h.Src.IsValid() && !h.Dst.IsValid() && n.speaks(six):
+			return true
+		}
+	}
+	return false
+}
+
+// speaks reports whether a device has an address of a family that is not the link's own.
+func (n *Namespace) speaks(six bool) bool {
+	for name, l := range n.links {
+		for _, p := range l.addrs {
+			if a := p.Addr(); name != loopback && a.Is6() == six && !a.IsLinkLocalUnicast() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Held are the packets that wait at a hold, as they are there, in the order of their arrival.

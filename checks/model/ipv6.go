@@ -110,6 +110,9 @@ func (n *Namespace) unforwardable6(w *walk) string {
 	case n.given("net.ipv6.conf.all.forwarding", 0) == 0:
 		return "no forwarding: " + w.p.Dst.String() + " is not its own"
 	case w.p.TTL <= 1: // says so itself
+	case w.in == w.out && !n.hasLinkLocal(w.in):
+		n.take(w.p.Dst, w.at, n.seconds(1), n.seconds(6)) // the limit of redirects, from the destination's bucket
+		w.say("ndisc_send_redirect", "nothing: the device has no address of the link's own")
 	case w.in == w.out:
 		n.notModelled("an IPv6 packet leaves by the device on which it came: is there a redirect? %s", w.p.Line())
 	case w.p.Src.IsUnspecified():
@@ -118,6 +121,12 @@ func (n *Namespace) unforwardable6(w *walk) string {
 		n.notModelled("an IPv6 packet from a link's own address leaves the link: %s", w.p.Line())
 	}
 	return ""
+}
+
+// hasLinkLocal reports whether a device has an address that a redirect could come from (ndisc_send_redirect).
+func (n *Namespace) hasLinkLocal(dev string) bool {
+	l := n.links[dev]
+	return l != nil && slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() })
 }
 
 // anycast reports whether an address is the routers' own of a subnet (addrconf_join_anycast), which a router has.

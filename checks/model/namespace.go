@@ -3,16 +3,21 @@
 // which packets leave, and why. It is deterministic, reads no clock and no kernel, and cannot see
 // anything that was observed. Functions are named for the kernel functions that they follow.
 //
-// What it covers: UDP and ICMP queries (echo, timestamp, information, address mask), forwarded, sent by and
-// delivered to the namespace itself (also over lo), and what its stack answers; ICMP errors about them, those
-// of the namespace's own stack and of REJECT included; DNAT, SNAT, MASQUERADE, REDIRECT
-// and null bindings with the kernel's choice of addresses and ports; NOTRACK; marks; links, addresses and
-// routes that come and go, and what that does to masqueraded entries; the neighbours behind the last hook.
-// The rules are iptables-save text; what hooks are registered follows iptables-nft (1.8.9).
+// What it covers, of IPv4 and IPv6, forwarded, sent by and delivered to the namespace itself (also over lo): UDP;
+// queries of ICMP (echo, timestamp, information, address mask) and ICMPv6 (echo, node information), and what the
+// stack answers to them; ICMP errors about all of these, those of the namespace's own stack and of REJECT included,
+// within their rates; GRE of version 0, and protocols that are tracked by their number alone. Fragments of IPv4, which
+// are put together, and cut where a link takes less. DNAT, SNAT, MASQUERADE, REDIRECT and null bindings with the
+// kernel's choice of addresses, ports and ids; NOTRACK, zones, marks; packets that are held on their way, clashes, a full
+// table; links, addresses and routes that come and go, and what that does to masqueraded entries; the neighbours
+// behind the last hook. The rules are iptables-save and ip6tables-save text, each for its family; what hooks are
+// registered follows iptables-nft (1.8.9).
 //
-// What it does not cover: TCP and all other protocols, IPv6, fragments, zones, helpers, clashes
-// of packets that are on their way at the same moment, early drop, policy routing. A packet that needs one
-// of these is reported as not modelled, never guessed.
+// What it does not cover: TCP, SCTP, DCCP, UDP-Lite; the tunnels' ends that a kernel may have; fragments of IPv6, or
+// where nothing is tracked; extension headers; redirects of IPv6, packets from or to a link's own address, to groups and
+// broadcast (neighbour discovery passes the hooks, untracked, and is not answered); helpers and expectations; path MTUs
+// that the namespace learns; policy routing; the limit of all ICMP errors together (icmp_msgs_per_sec). A packet that
+// needs one of these is reported as not modelled, never guessed, but for the last.
 package model
 
 import (
@@ -355,7 +360,7 @@ func (n *Namespace) trackingOf(w *walk) bool { return n.tracking(n.rulesOf(w)) }
 
 // tracking reports whether the conntrack hooks of a family are registered, whose rules are given.
 func (n *Namespace) tracking(rs *Ruleset) bool {
-	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || len(n.holds) > 0
+	return !n.cfg.Profile.HooksOnDemand || rs.needsConntrack() || n.holdsIn(rs.v6)
 }
 
 // Stats are the counters of conntrack -S that have moved.
@@ -402,12 +407,15 @@ func (e *entry) outside() bool {
 	return e.status.Has(conntrack.Dying) || !e.status.Has(conntrack.Confirmed)
 }
 
-// StatRange is the range in which a counter of conntrack -S must lie. Only "found" has one: how many taken
-// ports a search for a port met depends on where it started.
+// StatRange is the range in which a counter of conntrack -S must lie. Of "found" it is one, as how many taken
+// ports a search for a port met depends on where it started, and of "error" while the time of fragments runs out.
 func (n *Namespace) StatRange(name string) (least, most uint32) {
 	v := n.stats[name]
-	if name == "found" {
+	switch name {
+	case "found":
 		return v, v + n.foundMore
+	case "error":
+		return v, v + n.expiring()
 	}
 	return v, v
 }

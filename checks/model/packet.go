@@ -147,10 +147,12 @@ func (n *Namespace) receive(w *walk) {
 // that nobody can have, or in 127.0.0.0/8 without route_localnet (ip_route_input_slow), or a source that is the
 // namespace's own (fib_validate_source).
 func (n *Namespace) martian(w *walk) string {
-	zero := func(a netip.Addr) bool { return a.Is4() && a.As4()[0] == 0 }
+	zero := func(a netip.Addr) bool { // ipv4_is_zeronet
+		return a.IsUnspecified() || n.cfg.Profile.ZeroNet && a.Is4() && a.As4()[0] == 0
+	}
 	last := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
-	case w.p.Dst == last || w.p.Dst.IsMulticast():
+	case w.p.Dst == last || w.p.Dst.IsMulticast() || n.broadcast(w.p.Dst):
 		n.notModelled("a packet for everybody: %s", w.p.Line())
 	case w.p.Src.IsMulticast() || w.p.Src == last || zero(w.p.Src):
 		return "source " + w.p.Src.String()

@@ -316,7 +316,9 @@ func (s *search) free(i int) bool {
 	t := s.t
 	setPort(&t, s.m, s.lo+uint16((i%s.size+s.size)%s.size))
 	inv, _ := t.Inverse()
-	return !slices.ContainsFunc(s.n.bucket(inv, s.w.ct.zone.in(reply), s.w.ct.zone), func(r ref) bool { return !s.w.ct.sameOriginal(r.e) })
+	return !slices.ContainsFunc(s.n.bucket(inv, s.w.ct.zone.in(reply), s.w.ct.zone), func(r ref) bool {
+		return !s.w.ct.sameOriginal(r.e) && r.e.expiry.From > s.w.at.To // an expired one is evicted by who meets it
+	})
 }
 
 func (s *search) anyFree() bool {

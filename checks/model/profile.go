@@ -45,11 +45,16 @@ type Profile struct {
 	// as clash_resolve from 5.10, as insert_failed before.
 	Clash    ClashRule
 	GREClash bool // GRE packets may join another entry too (6.6)
+	// GenericClash: so may those of protocols that are tracked by their number alone (a change of stable releases of
+	// late 2025 and after; seen on 6.18.44).
+	GenericClash bool
 	// ReverseLookup: NAT looks for the entry that has a tuple by its reply tuple too, so that not every flow with NAT
 	// passes for one without (6.16; 50d9ce9679dd).
 	ReverseLookup bool
 	OneVictim     bool // an early drop takes one entry (up to 4.5), else all that one hash chain has
 	CollectsEarly bool // a full table makes the garbage collector take what is not ASSURED (4.12)
+	// ZeroNet: all of 0.0.0.0/8 is martian (up to 5.2; 96125bf9985a), else 0.0.0.0 alone.
+	ZeroNet bool
 	// Legacy: rules are those of iptables-legacy, whose tables are replaced as a whole, also for one rule more.
 	// This is a matter of the program, not of the release.
 	Legacy     bool
@@ -59,18 +64,18 @@ type Profile struct {
 // profiles are ordered by release; conntrack-kernel facts per tree are in the comments of the fields.
 func profiles() []Profile {
 	return []Profile{
-		{Name: "3.10", PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.4", PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
-		{Name: "4.9", PrefixRate: true, Clash: ClashMergesWithoutNAT, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
-		{Name: "4.19", PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
-		{Name: "5.0", PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
+		{Name: "3.10", ZeroNet: true, PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.4", ZeroNet: true, PrefixRate: true, Clash: ClashDrops, OneVictim: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, WholeSeconds: true, TimersEvict: true, FromSource: true},
+		{Name: "4.9", ZeroNet: true, PrefixRate: true, Clash: ClashMergesWithoutNAT, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, FromSource: true},
+		{Name: "4.19", ZeroNet: true, PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, WholeRange: true, Assured: AssuredAtOnce, StreamTimeout: 180, HooksOnDemand: true, FromSource: true},
+		{Name: "5.0", ZeroNet: true, PrefixRate: true, Clash: ClashMerges, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
 		{Name: "5.10", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, FromSource: true},
 		{Name: "5.15", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAtOnceStreamLater, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "5.17", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.1", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.6", PrefixRate: true, Clash: ClashHides, CollectsEarly: true, RandomDestination: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true, FromSource: true},
 		{Name: "6.12", PrefixRate: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true, FromSource: true},
-		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, DestroyTimeout: true},
+		{Name: "6.18", ReverseLookup: true, LazyTokens: true, Clash: ClashMergesCrosswise, CollectsEarly: true, Assured: AssuredAfterTwoSeconds, StreamTimeout: 120, HooksOnDemand: true, GREClash: true, GenericClash: true, DestroyTimeout: true},
 	}
 }
 

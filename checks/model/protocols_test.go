@@ -228,3 +228,20 @@ func TestICMPQueries(t *testing.T) {
 		t.Run(c.name, c.run)
 	}
 }
+
+// The search for an id starts anywhere for a source; up to 4.20 it never takes the last id.
+func TestIDRange(t *testing.T) {
+	for profile, want := range map[string]int{"6.18": 65536, "5.10": 65536, "4.19": 65535} {
+		n := dualNode(t, &protocolCase{rules: "*nat\n-A POSTROUTING -o b -j SNAT --to-source 10.0.2.1 --random\nCOMMIT\n", profile: profile})
+		options := 0
+		n.cfg.Chooser = func(c Choice) int { options = c.Options; return 5 }
+		p, err := conntrack.ParsePacket("icmp 10.0.1.2 > 10.0.2.2 type 8 code 0 id 77 len 38 ttl 64 ip-id 1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := n.Packet(conntrack.At(1), "a", p)
+		if options != want || len(o.Left) != 1 || o.Left[0].Packet.ICMPID != 5 {
+			t.Errorf("%s: %d ids, left %v", profile, options, o.Left)
+		}
+	}
+}

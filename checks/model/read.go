@@ -136,8 +136,9 @@ func (n *Namespace) Flush(at conntrack.Span) {
 // of its own changes. Seen on 6.18.
 const noSynproxy = "\x08\x00\x01\x00\x00\x00\x00\x00\x08\x00\x02\x00\x00\x00\x00\x00\x08\x00\x03\x00\x00\x00\x00\x00"
 
-// Create makes an entry as ctnetlink does (ctnetlink_create_conntrack); false means that there is one already, or no
-// room. Its stream stamp is zero, so that its first packet after a reply goes straight to the stream timeout.
+// Create makes an entry as ctnetlink does (ctnetlink_create_conntrack); false means that there is one already, no
+// room, or a status that no entry can be given. Bits that only the kernel sets, as those of NAT, are left out; no status at all is no
+// request for one. Its stream stamp is zero, so that its first packet after a reply goes straight to the stream timeout.
 func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
 	n.now = at
 	z := zoneOf(&ce)
@@ -145,10 +146,13 @@ func (n *Namespace) Create(at conntrack.Span, ce conntrack.Entry) bool {
 		return false
 	}
 	n.serial++
-	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, zone: z, status: ce.Status | conntrack.Confirmed,
+	e := &entry{serial: n.serial, orig: ce.Orig, reply: ce.Reply, zone: z, status: conntrack.Confirmed,
 		expiry: at.Add(n.seconds(int64(ce.Timeout))), streamAfter: conntrack.At(-1 << 40), mark: ce.Mark, touched: at,
 		acct: n.sysctl("net.netfilter.nf_conntrack_acct", 0) != 0, events: n.listening,
 		made: true, whyStatus: "as created", whyTimeout: "as created", whyReply: "as created"}
+	if ce.Status != 0 && e.changeStatus(ce.Status) != nil {
+		return false
+	}
 	for _, d := range []direction{original, reply} { // nf_conntrack_hash_check_insert
 		if _, taken := n.sitting(e, d, at); taken {
 			return false

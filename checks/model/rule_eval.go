@@ -88,17 +88,19 @@ func (e *evaluation) matches(r *rule) bool {
 	return true
 }
 
-// portsAt reports whether there are ports to be looked at. A match of iptables-legacy (udp_mt in net/netfilter/xt_tcpudp.c, multiport_mt)
-// drops a packet in which the header that it needs, of so many bytes, is cut short; nftables reads the ports alone.
-func (e *evaluation) portsAt(need int) bool {
+// portsAt reports whether there is something to be looked at. A match of iptables-legacy (udp_mt in
+// net/netfilter/xt_tcpudp.c, multiport_mt) drops a packet in which the part of the L4 header that it needs, in bytes, is cut
+// short; nftables reads what it compares, and does not match if that is not there.
+func (e *evaluation) portsAt(legacy, nft int) bool {
 	if e.p.Bad != "short" {
 		return true
 	}
-	if e.ns.cfg.Profile.Legacy && (need > 4 || !e.p.HasTuple()) {
-		e.hotdrop = true
-		return false
+	have := e.p.Len - headerOf(e.p)
+	if !e.ns.cfg.Profile.Legacy {
+		return have >= nft
 	}
-	return e.p.HasTuple()
+	e.hotdrop = have < legacy
+	return !e.hotdrop
 }
 
 // apply runs a rule's target; leave ends the chain without a verdict.

@@ -127,19 +127,19 @@ func (p *ruleParser) matchOption(w string) {
 	switch w {
 	case "--sport", "--source-port":
 		lo, hi := p.ports(p.next())
-		p.add(func(e *evaluation) bool { return e.portsAt(8) && e.p.SrcPort >= lo && e.p.SrcPort <= hi }, "--sport", [2]uint16{lo, hi})
+		p.add(func(e *evaluation) bool { return e.portsAt(8, 2) && e.p.SrcPort >= lo && e.p.SrcPort <= hi }, "--sport", [2]uint16{lo, hi})
 	case "--dport", "--destination-port":
 		lo, hi := p.ports(p.next())
-		p.add(func(e *evaluation) bool { return e.portsAt(8) && e.p.DstPort >= lo && e.p.DstPort <= hi }, "--dport", [2]uint16{lo, hi})
+		p.add(func(e *evaluation) bool { return e.portsAt(8, 4) && e.p.DstPort >= lo && e.p.DstPort <= hi }, "--dport", [2]uint16{lo, hi})
 	case "--sports", "--source-ports":
 		in, list := p.portList()
-		p.add(func(e *evaluation) bool { return e.portsAt(4) && in(e.p.SrcPort) }, "--sports", list)
+		p.add(func(e *evaluation) bool { return e.portsAt(4, 4) && in(e.p.SrcPort) }, "--sports", list)
 	case "--dports", "--destination-ports":
 		in, list := p.portList()
-		p.add(func(e *evaluation) bool { return e.portsAt(4) && in(e.p.DstPort) }, "--dports", list)
+		p.add(func(e *evaluation) bool { return e.portsAt(4, 4) && in(e.p.DstPort) }, "--dports", list)
 	case "--ports":
 		in, list := p.portList()
-		p.add(func(e *evaluation) bool { return e.portsAt(4) && (in(e.p.SrcPort) || in(e.p.DstPort)) }, "--ports", list)
+		p.add(func(e *evaluation) bool { return e.portsAt(4, 4) && (in(e.p.SrcPort) || in(e.p.DstPort)) }, "--ports", list)
 	case "--comment":
 		p.r.comment = p.next()
 		p.key = append(p.key, "--comment "+p.r.comment)
@@ -175,7 +175,7 @@ func (p *ruleParser) matchOption(w string) {
 func (p *ruleParser) module(name string) {
 	switch name {
 	case "udp":
-		p.r.matches = append(p.r.matches, func(e *evaluation) bool { return !e.ns.cfg.Profile.Legacy || e.portsAt(8) })
+		p.r.matches = append(p.r.matches, func(e *evaluation) bool { return !e.ns.cfg.Profile.Legacy || e.portsAt(8, 8) })
 	case "mark":
 		p.marks = name
 	case "connmark":

@@ -53,6 +53,18 @@ func (n *Namespace) DelLink(at conntrack.Span, name string) {
 	delete(n.links, name)
 }
 
+// broadcast reports whether an address is the last one of a device's subnet (fib_add_ifaddr).
+func (n *Namespace) broadcast(a netip.Addr) bool {
+	for _, l := range n.links {
+		for _, p := range l.addrs {
+			if a.Is4() && p.Addr().Is4() && p.Bits() < 31 && p.Contains(a) && !p.Contains(a.Next()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (n *Namespace) forgetNeighbours(dev string) {
 	for k, s := range n.neigh {
 		if k.Dev != dev {

@@ -5,6 +5,9 @@ package observe
 import (
 	"errors"
 	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/wire"
@@ -16,7 +19,7 @@ import (
 type CTInfo struct {
 	At      int64            // CLOCK_MONOTONIC, ns
 	Ifindex int              // of the device on which the packet arrived; 0 at LOCAL_OUT
-	Packet  conntrack.Packet // put together, if it came in fragments. Its L4 checksum was not checked
+	Packet  conntrack.Packet // put together, if it came in fragments. Its L4 checksum was not checked; its quote may be missing
 	CT      string           // new, established, related, established-reply, related-reply, untracked or invalid
 }
 
@@ -33,7 +36,7 @@ type CTInfos interface {
 // why it does not work.
 func OpenCTInfos(ns *netns.NS) (CTInfos, error) {
 	var refused []error
-	for _, open := range []func(*netns.NS) (CTInfos, error){openByBPF} {
+	for _, open := range []func(*netns.NS) (CTInfos, error){openByBPF, openByTrace} {
 		c, err := open(ns)
 		if err == nil {
 			return c, nil
@@ -48,15 +51,17 @@ func openByBPF(ns *netns.NS) (CTInfos, error) {
 	if err != nil {
 		return nil, fmt.Errorf("BPF: %w", err)
 	}
-	return b.CTInfos(ns)
+	c, err := b.CTInfos(ns)
+	if errors.Is(err, os.ErrPermission) { // the library's guess at the cause is wrong since Linux 5.11
+		err = fmt.Errorf("BPF: %w", unix.EPERM)
+	}
+	return c, err
 }
 
-// decodeTracked reads the packet of a CTInfo; ok is false for those by which IPv6 manages the link, which are never tracked.
-func decodeTracked(head []byte, size int) (p conntrack.Packet, ok bool) {
+// decodeHead reads a packet of which so much was kept, and so much was there.
+func decodeHead(head []byte, size int) (p conntrack.Packet, ok bool) {
 	if size > len(head) {
-		p, ok = wire.DecodeCut(head, size)
-	} else {
-		p, ok = wire.DecodeUnverified(head)
+		return wire.DecodeCut(head, size)
 	}
-	return p, ok && !p.IsDiscovery()
+	return wire.DecodeUnverified(head)
 }

@@ -157,8 +157,8 @@ func decodeLook(b []byte) (c CTInfo, ok bool) {
 		return c, false
 	}
 	l := (*look)(unsafe.Pointer(&b[0]))
-	p, ok := decodeTracked(l.head[:min(int(l.length), headSize)], int(l.length))
-	return CTInfo{At: int64(l.at), Ifindex: int(l.ifindex), Packet: p, CT: Attachment(l.nfct).CT()}, ok
+	p, ok := decodeHead(l.head[:min(int(l.length), headSize)], int(l.length))
+	return CTInfo{At: int64(l.at), Ifindex: int(l.ifindex), Packet: p, CT: Attachment(l.nfct).CT()}, ok && !p.IsDiscovery()
 }
 
 // Close implements CTInfos.

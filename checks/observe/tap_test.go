@@ -7,8 +7,6 @@ import (
 	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"ctlab/internal/netns"
 )
 
@@ -50,18 +48,4 @@ func TestFullRingIsLoss(t *testing.T) {
 	if len(seen) != frames || lost < sent-frames {
 		t.Errorf("%d frames sent through a ring of %d: %d seen, %d lost", sent, frames, len(seen), lost)
 	}
-}
-
-func setLoopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	req, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	req.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }

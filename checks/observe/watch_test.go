@@ -8,22 +8,25 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/mdlayher/netlink"
+
 	"ctlab/internal/netns"
 )
 
-// needBPF opens what a test needs; where the machine does not have it, the test is left out, but not in CI.
-func needBPF(t testing.TB) (*BPF, *netns.NS) {
+// giveUp leaves a test out on a machine that does not have what it needs, but not in CI.
+func giveUp(t testing.TB, why any) {
 	t.Helper()
-	giveUp := t.Skip
 	if os.Getenv("CI") != "" {
-		giveUp = t.Fatal
+		t.Fatal(why)
 	}
+	t.Skip(why)
+}
+
+// needNamespace makes a namespace for a test.
+func needNamespace(t testing.TB) *netns.NS {
+	t.Helper()
 	if os.Geteuid() != 0 {
-		giveUp("needs root")
-	}
-	b, err := OpenBPF()
-	if err != nil {
-		giveUp(err)
+		giveUp(t, "needs root")
 	}
 	ns, err := netns.New("watched")
 	if err != nil {
@@ -33,9 +36,20 @@ func needBPF(t testing.TB) (*BPF, *netns.NS) {
 	if err := ns.Do(setLoopbackUp); err != nil {
 		t.Fatal(err)
 	}
+	return ns
+}
+
+// needBPF opens what a test of BPF needs.
+func needBPF(t testing.TB) (*BPF, *netns.NS) {
+	t.Helper()
+	ns := needNamespace(t)
+	b, err := OpenBPF()
+	if err != nil {
+		giveUp(t, err)
+	}
 	w, err := b.Watch(ns)
 	if err != nil {
-		giveUp(err)
+		giveUp(t, err)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -70,12 +84,21 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Each packet has its record, which tells it apart.
+// Each packet has its record, which tells it apart, by whatever means.
 func TestCTInfos(t *testing.T) {
-	_, ns := needBPF(t)
-	c, err := OpenCTInfos(ns)
+	for name, open := range map[string]func(*netns.NS) (CTInfos, error){"BPF": openByBPF, "nftrace": openByTrace} {
+		t.Run(name, func(t *testing.T) { testCTInfos(t, name, open) })
+	}
+}
+
+func testCTInfos(t *testing.T, name string, open func(*netns.NS) (CTInfos, error)) {
+	ns := needNamespace(t)
+	c, err := open(ns)
 	if err != nil {
-		t.Fatal(err)
+		giveUp(t, err)
+	}
+	if c.Source() != name {
+		t.Errorf("%s, want %s", c.Source(), name)
 	}
 	const payload = 300
 	var want []string
@@ -90,7 +113,6 @@ func TestCTInfos(t *testing.T) {
 		}
 		want = append(want, addr)
 	}
-	before := Monotonic()
 	seen, lost, err := c.Close()
 	if err != nil || lost != 0 {
 		t.Fatal(lost, err)
@@ -99,13 +121,58 @@ func TestCTInfos(t *testing.T) {
 		t.Fatalf("%d records of 2 datagrams and 2 errors about them, which pass two places each: %+v", len(seen), seen)
 	}
 	for i, got := range seen {
+		if got.CT != "invalid" || got.Ifindex != i%2 || got.At > Monotonic() || got.Packet.Src.String() != want[i/4] {
+			t.Errorf("record %d: %+v", i, got)
+		}
 		about := &got.Packet
 		if i%4 >= 2 {
 			about = about.About
 		}
-		if got.CT != "invalid" || got.Ifindex != i%2 || got.At > before || about == nil || about.SrcPort != 40053 || about.DstPort != 9 ||
-			about.Src.String() != want[i/4] || i%4 < 2 && about.Len != payload+28+20*(i/4) {
-			t.Errorf("record %d: %+v, about %+v", i, got, about)
+		if about == nil {
+			if name == "BPF" {
+				t.Errorf("record %d: the quote is missing", i)
+			}
+			continue
+		}
+		if about.SrcPort != 40053 || about.DstPort != 9 || about.Len != payload+28+20*(i/4) {
+			t.Errorf("record %d: %s", i, about.Line())
+		}
+	}
+}
+
+// A record that the reader is too late for is known to be lost.
+func TestTraceLost(t *testing.T) {
+	ns := needNamespace(t)
+	r := &nftTraces{done: make(chan struct{})}
+	if err := r.open(ns); err != nil { // nobody reads yet
+		giveUp(t, err)
+	}
+	if err := r.conn.SetReadBuffer(1 << 14); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := ns.DialUDP(netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:9"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 200 {
+		_, _ = conn.Write([]byte("x")) // nobody listens: every other one reports that
+	}
+	go r.collect()
+	if seen, lost, err := r.Close(); err != nil || lost == 0 || len(seen) == 0 {
+		t.Errorf("%d seen, %d lost, %v", len(seen), lost, err)
+	}
+}
+
+func TestTraceCT(t *testing.T) {
+	for _, c := range []struct {
+		state uint32
+		reply bool
+		want  string
+	}{{0, false, "invalid"}, {1, false, "invalid"}, {2, false, "established"}, {2, true, "established-reply"}, {4, false, "related"}, {4, true, "related-reply"},
+		{8, false, "new"}, {64, false, "untracked"}} {
+		if got := traceCT(c.state, c.reply); got != c.want {
+			t.Errorf("%+v: %s", c, got)
 		}
 	}
 }
@@ -133,6 +200,25 @@ func TestCTInfosLost(t *testing.T) {
 	}
 	if most := ringSize / int(unsafe.Sizeof(look{})); len(seen) > most || len(seen) < most/2 || lost == 0 {
 		t.Errorf("%d seen, %d lost; there is room for %d", len(seen), lost, most)
+	}
+}
+
+// A report of listeners has a header more than a record has room for; nothing else is taken for one.
+func TestReportsListeners(t *testing.T) {
+	head := func(next byte, to string) []netlink.Attribute {
+		b := make([]byte, 40)
+		b[0], b[6] = 6<<4, next
+		copy(b[24:], netip.MustParseAddr(to).AsSlice())
+		return []netlink.Attribute{{Type: traceTable, Data: []byte("x")}, {Type: traceNetwork, Data: b}}
+	}
+	for _, c := range []struct {
+		attrs []netlink.Attribute
+		want  bool
+	}{{head(0, "ff02::16"), true}, {head(0, "fd00::1"), false}, {head(58, "ff02::16"), false}, {nil, false},
+		{[]netlink.Attribute{{Type: traceNetwork, Data: make([]byte, 20)}}, false}} {
+		if got := reportsListeners(c.attrs); got != c.want {
+			t.Errorf("%v: %v", c.attrs, got)
+		}
 	}
 }
 
@@ -182,15 +268,18 @@ func BenchmarkWatchRead(b *testing.B) {
 }
 
 func BenchmarkCTInfosOpen(b *testing.B) {
-	_, ns := needBPF(b)
-	for b.Loop() {
-		c, err := OpenCTInfos(ns)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, _, err := c.Close(); err != nil {
-			b.Fatal(err)
-		}
+	for name, open := range map[string]func(*netns.NS) (CTInfos, error){"BPF": openByBPF, "nftrace": openByTrace} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				c, err := open(needNamespace(b))
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := c.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

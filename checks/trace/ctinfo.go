@@ -3,6 +3,7 @@ package trace
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,19 +34,36 @@ func parseCTInfo(args string) (c model.CTInfo, err error) {
 	return c, err
 }
 
+// parseCTInfo reads the header's SOURCE, or SOURCE lost N.
+func (h *Header) parseCTInfo(text string) (err error) {
+	source, lost, some := strings.Cut(text, " lost ")
+	h.CTInfo = source
+	if some {
+		h.CTLost, err = strconv.Atoi(lost)
+	}
+	if err != nil || strings.ContainsRune(source, ' ') || some && h.CTLost <= 0 {
+		return fmt.Errorf("ctinfo %q: want SOURCE, or SOURCE lost N", text)
+	}
+	return nil
+}
+
 // pendingCT is a prediction of a ctinfo that must be seen, and when its packet came.
 type pendingCT struct {
 	model.CTInfo
 	at time.Duration
 }
 
-// sees reports whether a ctinfo that was seen is of this packet. The L4 checksum of what was seen is not known.
+// sees reports whether a ctinfo that was seen is of this packet. The L4 checksum of what was seen is not known, nor by each means
+// what it quotes.
 func (p pendingCT) sees(c model.CTInfo) bool {
 	seen, want := c.Packet, p.Packet
 	seen.Bad, want.Bad = "", ""
 	if p.Own {
 		seen.ID = want.ID
 		seen.About = quotedID(seen.About, want.About)
+	}
+	if seen.About == nil {
+		want.About = nil
 	}
 	return c.Dev == p.Dev && seen.Line() == want.Line()
 }
@@ -133,6 +151,9 @@ func (h *hypothesis) leftCTInfo(every bool) (diffs []Difference) {
 		return diffs
 	}
 	for _, p := range h.ctinfos {
+		if p.Packet.IsDiscovery() { // of these a recording has no ctinfo: the kernel makes many, and tracks none
+			continue
+		}
 		diffs = append(diffs, Difference{Record{At: p.at}, "packet " + p.Packet.Line(), "ctinfo", "nothing was seen", p.CT, ""})
 	}
 	return diffs

@@ -117,9 +117,16 @@ func TestCTInfoIsCompared(t *testing.T) {
 			t.Errorf("not missed: %s", l)
 		}
 		tr := storyOf(t, cut)
-		tr.CTInfo = ""
+		tr.CTLost = 1
 		if v := trace.Replay(tr, profileOf(t, tr)).Verdict(); v != trace.Same {
 			t.Errorf("%s, where not all were recorded, and this one was not: %s", v, l)
+		}
+		if at := strings.Index(l, " about "); at > 0 {
+			bare := l[:at] + l[strings.LastIndex(l, " is "):]
+			tr := storyOf(t, slices.Insert(slices.Clone(cut), i, bare))
+			if v := trace.Replay(tr, profileOf(t, tr)).Verdict(); v != trace.Same {
+				t.Errorf("%s, without what it quotes: %s", v, bare)
+			}
 		}
 		twice := slices.Insert(slices.Clone(lines), i, l)
 		if tr := storyOf(t, twice); trace.Replay(tr, profileOf(t, tr)).Verdict() != trace.Different {
@@ -128,6 +135,27 @@ func TestCTInfoIsCompared(t *testing.T) {
 		moved := slices.Insert(slices.Clone(cut), max(i-2, 0), l)
 		if tr := storyOf(t, moved); trace.Replay(tr, profileOf(t, tr)).Verdict() != trace.Same {
 			t.Errorf("seen a little before its packet, reported: %s", l)
+		}
+	}
+}
+
+// What was lost is known from the header.
+func TestCTInfoHeader(t *testing.T) {
+	for line, want := range map[string]string{"ctinfo BPF": "", "ctinfo nftrace lost 7": "", "ctinfo nftrace lost none": "want SOURCE", "ctinfo nftrace lost 0": "want SOURCE"} {
+		text := strings.Replace(router, "ctinfo BPF", line, 1) + "end 17\n"
+		traces, err := trace.Parse("header", strings.NewReader(text))
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", line, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := trace.Write(&b, traces...); err != nil || !strings.Contains(b.String(), "\n"+line+"\n") {
+			t.Errorf("%s: %v, %s", line, err, b.String())
 		}
 	}
 }
@@ -148,6 +176,7 @@ func TestCTInfoAtTheEnd(t *testing.T) {
 		"packet long before":  {[]string{read, packet, left, "seen 1.1 9 ended\n"}, trace.Different},
 		"ctinfo behind":       {[]string{read, "seen 0.9 9 ended\n", ctinfo}, trace.Same},
 		"ctinfo without it":   {[]string{read, ctinfo, "seen 1.1 9 ended\n"}, trace.Different},
+		"discovery":           {[]string{read, "in 1 9 packet app icmpv6 fe80::1 > ff02::16 type 143 code 0 id 0 len 96 ttl 1 ip-id 0\n", "seen 1.1 9 ended\n"}, trace.Same},
 		"both before the end": {[]string{read, packet, ctinfo, left, "seen 1.1 9 ended\n"}, trace.Same},
 	} {
 		tr := storyOf(t, c.lines)

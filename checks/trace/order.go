@@ -308,6 +308,7 @@ func (run *replay) keep(next []*hypothesis, r Record) {
 		})
 	}
 	if len(next) > maxHypotheses {
+		run.report.Cut = true
 		run.lose("more than %d ways to settle the choices at %s", maxHypotheses, r)
 		next = next[:maxHypotheses]
 	}

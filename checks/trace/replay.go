@@ -31,6 +31,7 @@ type Report struct {
 	Choices     []model.Choice // what was free, in order
 	Differences []Difference
 	Lost        []string // why the comparison says nothing
+	Cut         bool     // there were too many ways to settle the choices: the right one may not have been followed
 	Packets     []Handled
 	GivenUp     []Handled // packets that waited for a neighbour, when it was given up
 	Modelled    []string  // the model's rule counters at the end, for the story
@@ -49,6 +50,8 @@ type Handled struct {
 func (r Report) Verdict() Verdict {
 	switch {
 	case len(r.Header.Lost) > 0:
+		return Inconclusive
+	case r.Cut:
 		return Inconclusive
 	case len(r.Differences) > 0:
 		return Different
@@ -70,6 +73,9 @@ func (r Report) Summary() string {
 	s := fmt.Sprintf("compared: %d reads, %d fields, %d free", r.Reads, r.Fields, free)
 	if len(kinds) > 0 {
 		s += " (" + strings.Join(kinds, ", ") + ")"
+	}
+	if r.Header.CTLost > 0 {
+		s += "; the ctinfo of some packets was lost"
 	}
 	return s
 }
@@ -164,6 +170,7 @@ func Replay(t Trace, profile model.Profile) Report {
 }
 
 func (run *replay) record(r Record) {
+	run.holding = run.holding || r.Kind == Hold
 	if r.Input() {
 		run.input(r)
 	} else {
@@ -173,11 +180,12 @@ func (run *replay) record(r Record) {
 }
 
 type replay struct {
-	trace  Trace
-	at     int
-	live   []*hypothesis
-	opened []*act // what may be happening
-	report Report
+	trace   Trace
+	at      int
+	live    []*hypothesis
+	opened  []*act // what may be happening
+	holding bool   // packets have been held
+	report  Report
 }
 
 // input applies an input to every hypothesis, once for each way of answering the choices that it meets.
@@ -195,6 +203,7 @@ func (run *replay) input(r Record) {
 		next = append(next, forks...)
 	}
 	if len(next) > maxHypotheses {
+		run.report.Cut = true
 		run.lose("more than %d ways to settle the choices at %s", maxHypotheses, r)
 		next = next[:maxHypotheses]
 	}
@@ -248,15 +257,23 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 }
 
 // candidates are the answers to a choice that are tried: all of a few; of a number (a port) the one that is seen later. Where
-// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later.
+// nobody sees it, as the packet is dropped, any free one is as good, but for others that take the same later. What is seen of
+// an entry may be another packet's while packets are held: of a few answers all are tried then, that one first.
 func (run *replay) candidates(c model.Choice) (all []int) {
+	if c.Kind == model.ChooseVictim && c.Options > smallChoice {
+		return []int{run.victim(c)}
+	}
 	if c.Kind == model.ChoosePort || c.Options > smallChoice {
-		if a, ok := run.lookAhead(c); ok {
+		a, ok, sure := run.lookAhead(c)
+		if ok && (sure || c.Options > smallChoice || !run.holding) {
 			return []int{a}
+		}
+		if ok {
+			all = append(all, a)
 		}
 	}
 	for a := range c.Options {
-		if c.Free != nil && !c.Free(a) {
+		if c.Free != nil && !c.Free(a) || slices.Contains(all, a) {
 			continue
 		}
 		if all = append(all, a); c.Options > smallChoice {
@@ -269,30 +286,50 @@ func (run *replay) candidates(c model.Choice) (all []int) {
 	return all
 }
 
-// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
-// entry. The model has declared what is allowed.
-func (run *replay) lookAhead(c model.Choice) (answer int, ok bool) {
-	want, err := conntrack.ParsePacket(c.About)
-	if err != nil {
-		return 0, false
-	}
-	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
-	// another packet's.
-	for _, leaving := range []bool{true, false} {
-		if leaving && c.Own {
+// victim finds which entry an early drop took, by the events that follow; 0 where none tells.
+func (run *replay) victim(c model.Choice) int {
+	at := run.trace.Records[run.at].end()
+	for _, r := range run.trace.Records[run.at+1:] {
+		if r.Kind == Delete || r.Kind == Flush || r.At > at+lateness {
+			break
+		}
+		if r.Kind != Event {
 			continue
 		}
+		ev, err := conntrack.ParseEvent(r.Args)
+		if err != nil || ev.Kind != conntrack.Destroy || !ev.Entry.Has(conntrack.HasTimeout) {
+			continue
+		}
+		i := slices.IndexFunc(c.Entries, func(e conntrack.Entry) bool { return e.Orig == ev.Entry.Orig && e.Reply == ev.Entry.Reply })
+		if i >= 0 {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// lookAhead finds the answer to a choice of a number (a port) in what is seen later of its packet or its
+// entry; only the packet itself is sure to be the one. The model has declared what is allowed.
+func (run *replay) lookAhead(c model.Choice) (answer int, ok, sure bool) {
+	want, err := conntrack.ParsePacket(c.About)
+	if err != nil {
+		return 0, false, false
+	}
+	// The packet itself tells, if it can be known and leaves, however long it was held. Else its entry does, which may be
+	// another packet's; or another flow of the same source, which takes the same port if it can (find_appropriate_src).
+	for i, tells := range []func(Record) (uint16, bool){
+		func(r Record) (uint16, bool) { p, ok := portIn(r, c, &want); return p, ok && r.Kind == Left && !c.Own },
+		func(r Record) (uint16, bool) { return portIn(r, c, &want) },
+		func(r Record) (uint16, bool) { return portOfSource(r, c) },
+	} {
 		for _, r := range run.trace.Records[run.at:] {
-			if leaving && r.Kind != Left {
-				continue
-			}
-			port, ok := portIn(r, c, &want)
+			port, ok := tells(r)
 			if a := int(port) - c.First; ok && a >= 0 && a < c.Options && (c.Free == nil || c.Free(a)) {
-				return a, true
+				return a, true, i == 0
 			}
 		}
 	}
-	return 0, false
+	return 0, false, false
 }
 
 // portIn is the port that a record shows to have been chosen for a packet or its flow.
@@ -304,8 +341,13 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		if err != nil || p.Proto != want.Proto || p.Len != want.Len || p.ID != want.ID && !c.Own {
 			return 0, false
 		}
+		if want.Proto == conntrack.ICMPv6 && want.ICMPType != 128 && want.ICMPType != 129 {
+			return 0, false // only the id of an echo is rewritten (icmpv6_manip_pkt): what leaves tells nothing
+		}
 		if want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 {
-			return p.ICMPID, p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
+			// NAT does not write the id of node information (139, 140) into the packet
+			written := p.Proto == conntrack.ICMP || p.ICMPType < 139
+			return p.ICMPID, written && p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
 		}
 		if c.Destination {
 			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own
@@ -329,6 +371,19 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 		return e.Reply.SrcPort, e.Orig == c.Flow
 	}
 	return e.Reply.DstPort, e.Orig == c.Flow
+}
+
+// portOfSource is the port that source NAT gave to another flow of the choice's source.
+func portOfSource(r Record, c model.Choice) (port uint16, ok bool) {
+	if r.Kind != Event || c.Destination {
+		return 0, false
+	}
+	ev, err := conntrack.ParseEvent(r.Args)
+	if err != nil || ev.Kind != conntrack.New {
+		return 0, false
+	}
+	o := ev.Entry.Orig
+	return ev.Entry.Reply.DstPort, ev.Entry.Status.Has(conntrack.SrcNAT) && o != c.Flow && o.Proto == c.Flow.Proto && o.Src == c.Flow.Src && o.SrcPort == c.Flow.SrcPort
 }
 
 func (h *hypothesis) clone(c model.Chooser) *hypothesis {
@@ -417,7 +472,7 @@ func aboutFragments(r Record) bool {
 
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
-	h, every := run.live[0], run.trace.CTInfo != ""
+	h, every := run.live[0], run.trace.everyCTInfo()
 	for _, other := range run.live {
 		if len(other.left(every)) < len(h.left(every)) {
 			h = other

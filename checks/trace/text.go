@@ -47,7 +47,10 @@ func writeHeader(w io.Writer, h Header) {
 		fmt.Fprintln(w, "iptables legacy")
 	}
 	fmt.Fprintln(w, "hz", h.HZ)
-	if h.CTInfo != "" {
+	switch {
+	case h.CTLost > 0:
+		fmt.Fprintln(w, "ctinfo", h.CTInfo, "lost", h.CTLost)
+	case h.CTInfo != "":
 		fmt.Fprintln(w, "ctinfo", h.CTInfo)
 	}
 	for _, l := range h.Lost {
@@ -185,7 +188,7 @@ func (p *parser) header(word, rest string) error {
 		}
 		h.HZ = n
 	case "ctinfo":
-		h.CTInfo = rest
+		return h.parseCTInfo(rest)
 	case "lost":
 		h.Lost = append(h.Lost, rest)
 	case "name":

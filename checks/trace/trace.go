@@ -121,7 +121,8 @@ type Header struct {
 	Assured model.AssuredRule // the one rule that probing decides
 	Legacy  bool              // the rules were those of iptables-legacy
 	HZ      int64
-	CTInfo  string   // by what means the ctinfo of every packet was recorded; "" if not of every one
+	CTInfo  string   // by what means the ctinfo of each packet was recorded, or ""
+	CTLost  int      // how many are known to be missing, at least
 	Lost    []string // evidence that was lost; the comparison is inconclusive
 	Names   []Name   // for people
 }
@@ -144,6 +145,9 @@ func (h Header) Model(given *model.Profile) (model.Profile, error) {
 	p.Legacy = h.Legacy
 	return p, nil
 }
+
+// everyCTInfo reports whether the ctinfo of every packet was recorded.
+func (h Header) everyCTInfo() bool { return h.CTInfo != "" && h.CTLost == 0 }
 
 // Name says whose an address is.
 type Name struct {

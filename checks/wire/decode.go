@@ -157,6 +157,8 @@ func (d l4Decoder) short() {
 	switch {
 	case conntrack.HasPorts(d.p.Proto) && len(d.b) >= tupleSize(d.p.Proto):
 		d.tuple()
+	case conntrack.HasPorts(d.p.Proto) && len(d.b) >= 2:
+		d.p.SrcPort = binary.BigEndian.Uint16(d.b)
 	case icmp && len(d.b) >= 2:
 		d.p.ICMPType, d.p.ICMPCode = d.b[0], d.b[1]
 	case icmp && len(d.b) == 1:

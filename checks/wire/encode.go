@@ -114,7 +114,7 @@ func layOut(p *conntrack.Packet, room, need int) layout {
 		if over := min(l.size, room) - (least + need - 1); over > 0 {
 			l.header = min(least+(over+unit-1)/unit*unit, most)
 		}
-	case p.Offset > 0:
+	case p.IsFragment():
 		l.size = max(p.Len, least)
 	default:
 		l.size = max(p.Len, least+need)
@@ -205,7 +205,13 @@ func (l layout) l4() []byte {
 	if p.Offset > 0 {
 		return b
 	}
+	if p.Proto == gre { // version 0, whose tuple has no keys (gre_pkt_to_tuple in net/netfilter/nf_conntrack_proto_gre.c)
+		clear(b[:min(len(b), 2)])
+	}
 	copy(b, l.l4Header(len(b)))
+	if p.Proto == gre {
+		copy(b, []byte{0, 0, 0x08, 0}) // of version 0, around IPv4; the pattern would be one of version 1
+	}
 	if p.About != nil && len(b) > icmpHeader && isError(p) {
 		room := min(l.kept-l.header, len(b)) - icmpHeader
 		copy(b[icmpHeader:], layOut(p.About, max(room, 0), tupleSize(p.About.Proto)).bytes())

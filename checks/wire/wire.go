@@ -19,6 +19,7 @@ const (
 // Protocols that have no name in package conntrack.
 const (
 	dccp    uint8 = 33
+	gre     uint8 = 47
 	udpLite uint8 = 136
 )
 

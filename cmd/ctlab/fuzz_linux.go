@@ -4,11 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +18,7 @@ func fuzzing(cmd *cobra.Command, f fuzzFlags) error {
 	if !live.Privileged() || live.InUserNamespace() {
 		return exit(exitCannotRun, errors.New("fuzzing needs root, as it reads the kernel's tick counter: sudo ctlab fuzz"))
 	}
-	ipt, err := live.Iptables(cmd.Context(), f.iptables)
+	ipt, ip6t, err := live.Iptables(cmd.Context(), f.iptables)
 	if err != nil {
 		return exit(exitCannotRun, err)
 	}
@@ -35,11 +31,13 @@ func fuzzing(cmd *cobra.Command, f fuzzFlags) error {
 	// Those who judge must not keep those who play waiting: the kernel's scheduler divides the processors better.
 	runtime.GOMAXPROCS(8 * runtime.NumCPU())
 	fmt.Fprintf(cmd.ErrOrStderr(), "seed %d\n", f.seed)
-	finds := &finds{out: cmd.OutOrStdout(), dir: f.out}
+	finds := newFinds(cmd, f)
 	totals, err := fuzz.Run(cmd.Context(), fuzz.Config{
 		Seed: f.seed, Packets: f.packets, PerScenario: f.length, For: f.duration, Workers: f.jobs, SideBySide: f.sideBySide, Only: f.only, CTInfo: f.ctinfo,
-		Ipt: ipt, Progress: fuzzProgress(cmd.ErrOrStderr()), Found: finds.add,
+		Ipt: ipt, IP6t: ip6t, Progress: fuzzProgress(cmd.ErrOrStderr()), Found: finds.add, Played: finds.played,
+		Model: f.profile, Shrink: f.shrink, Shrinking: shrinkProgress(cmd.ErrOrStderr()), Shrunk: finds.small,
 	})
+	finds.clear()
 	writeTotals(cmd.OutOrStdout(), f.seed, totals)
 	switch {
 	case finds.err != nil:
@@ -72,46 +70,4 @@ func totalsLine(t fuzz.Totals) string {
 func writeTotals(w io.Writer, seed uint64, t fuzz.Totals) {
 	fmt.Fprintf(w, "seed %d: %s\n", seed, totalsLine(t))
 	fmt.Fprintf(w, "%s; %s\n", trace.Report{Reads: t.Reads, Fields: t.Fields, Free: t.Free}.Summary(), t.Took.Round(time.Second/10))
-}
-
-// mostSaid is how many differences of a scenario are printed.
-const mostSaid = 2
-
-// finds writes down what was found.
-type finds struct {
-	mu  sync.Mutex
-	out io.Writer
-	dir string
-	err error
-}
-
-func (f *finds) add(r fuzz.Result) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	path := filepath.Join(f.dir, r.Trace.Lab+".trace")
-	f.err = errors.Join(f.err, f.write(path, r.Trace))
-	fmt.Fprintf(f.out, "%s: %s; ctlab replay %s\n", r.Trace.Lab, r.Report.Verdict(), path)
-	var said []string
-	for _, d := range r.Report.Differences {
-		said = append(said, d.String())
-	}
-	said = append(said, r.Report.Lost...)
-	for i, s := range said {
-		if i == mostSaid { // what comes behind the first is mostly its consequence
-			fmt.Fprintf(f.out, "  and %d more\n", len(said)-i)
-			break
-		}
-		fmt.Fprintln(f.out, "  "+strings.ReplaceAll(s, "\n", " "))
-	}
-}
-
-func (f *finds) write(path string, t trace.Trace) error {
-	if err := os.MkdirAll(f.dir, 0o755); err != nil {
-		return err
-	}
-	file, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(trace.Write(file, t), file.Close())
 }

@@ -29,7 +29,7 @@ var allowed = map[string]struct {
 	"checks/trace":     {ours: []string{"checks/conntrack", "checks/model"}, pure: true},
 	"checks/kernel":    {ours: []string{"checks/conntrack", "internal/netns"}, others: []string{"golang.org/x/sys"}},
 	"checks/wire":      {ours: []string{"checks/conntrack"}, pure: true},
-	"checks/observe":   {ours: []string{"checks/conntrack", "checks/wire", "internal/netns"}, others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink", "github.com/cilium/ebpf"}},
+	"checks/observe":   {ours: []string{"checks/conntrack", "checks/wire", "internal/netns"}, others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink", "github.com/cilium/ebpf", "github.com/google/nftables", "github.com/mdlayher/netlink"}},
 	"topology":         {ours: []string{"internal/netns"}, others: []string{"golang.org/x/sys", "github.com/vishvananda/netlink"}},
 	"topology/service": {ours: []string{"checks/conntrack"}, pure: true},
 	"dnsserver":        {others: []string{"github.com/miekg/dns"}},

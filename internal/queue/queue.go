@@ -29,12 +29,13 @@ type Packet struct {
 // Queue is a namespace's queue of packets that wait. If whoever reads it goes away, the kernel drops what waits, and
 // lets pass what comes later (the rules have the bypass flag).
 type Queue struct {
-	name  string // of the namespace
-	conn  *netlink.Conn
-	rules *nftables.Conn
-	chain map[place]*nftables.Chain
-	more  chan struct{}
-	done  chan struct{}
+	name   string // of the namespace
+	speaks []Family
+	conn   *netlink.Conn
+	rules  *nftables.Conn
+	chain  map[place]*nftables.Chain
+	more   chan struct{}
+	done   chan struct{}
 
 	mu      sync.Mutex
 	waiting []Packet
@@ -72,9 +73,20 @@ const maxLen = 4096
 // readBuffer is room for packets that are not read yet.
 const readBuffer = 1 << 21
 
-// Open makes the queue of a namespace, to which no rule sends anything yet.
-func Open(ns *netns.NS) (*Queue, error) {
-	q := &Queue{name: ns.Name(), chain: map[place]*nftables.Chain{}, more: make(chan struct{}, 1), done: make(chan struct{})}
+// Family is a family of packets.
+type Family = nftables.TableFamily
+
+// The families that can be held.
+const (
+	IPv4 = nftables.TableFamilyIPv4
+	IPv6 = nftables.TableFamilyIPv6
+)
+
+// Open makes the queue of a namespace, to which no rule sends anything yet. A hold without addresses is for the packets
+// of the given families. (In a family that nobody speaks it would do harm: with its last rule there tracking goes, and
+// with the hooks of that all that waits.)
+func Open(ns *netns.NS, speaks ...Family) (*Queue, error) {
+	q := &Queue{speaks: speaks, name: ns.Name(), chain: map[place]*nftables.Chain{}, more: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := q.open(ns); err != nil {
 		if q.conn != nil {
 			err = errors.Join(err, q.conn.Close())

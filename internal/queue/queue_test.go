@@ -120,7 +120,7 @@ func TestHoldAndRelease(t *testing.T) {
 	for _, where := range []conntrack.HoldPlace{conntrack.BeforeSNAT, conntrack.BeforeConfirm} {
 		t.Run(string(where), func(t *testing.T) {
 			l := listen(t)
-			q, err := Open(l.ns)
+			q, err := Open(l.ns, IPv4)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +173,7 @@ func TestHoldAndRelease(t *testing.T) {
 // When nobody reads the queue any more, packets pass although the rules stand.
 func TestNobodyReads(t *testing.T) {
 	l := listen(t)
-	q, err := Open(l.ns)
+	q, err := Open(l.ns, IPv4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,23 +32,30 @@ const (
 
 // Hold sends packets to the queue from now on.
 func (q *Queue) Hold(h conntrack.Hold) error {
-	family := nftables.TableFamilyIPv4
-	if h.Src.Is6() || h.Dst.Is6() {
-		family = nftables.TableFamilyIPv6
-	}
-	var c *nftables.Chain
-	// Both chains are made at once: a packet that waits goes on behind the number of its hook, which another chain in
-	// front would change (nf_reinject in net/netfilter/nf_queue.c, 6.18), so that it would be held again.
-	for _, where := range []conntrack.HoldPlace{conntrack.BeforeSNAT, conntrack.BeforeConfirm} {
-		if made := q.chainOf(place{family, where}); where == h.Where {
-			c = made
+	for _, family := range q.familiesOf(h) {
+		// Both chains are made at once: a packet that waits goes on behind the number of its hook, which another chain in
+		// front would change (nf_reinject in net/netfilter/nf_queue.c, 6.18), so that it would be held again.
+		for _, where := range []conntrack.HoldPlace{conntrack.BeforeSNAT, conntrack.BeforeConfirm} {
+			if c := q.chainOf(place{family, where}); where == h.Where {
+				q.rules.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: match(h)})
+			}
 		}
 	}
-	q.rules.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: match(h)})
 	if err := q.rules.Flush(); err != nil {
 		return fmt.Errorf("hold packets in %s: %w", q.name, err)
 	}
 	return nil
+}
+
+// familiesOf are those of the hold's addresses; without any, all that the namespace speaks.
+func (q *Queue) familiesOf(h conntrack.Hold) []nftables.TableFamily {
+	switch {
+	case h.Src.Is6() || h.Dst.Is6():
+		return []nftables.TableFamily{nftables.TableFamilyIPv6}
+	case h.Src.Is4() || h.Dst.Is4():
+		return []nftables.TableFamily{nftables.TableFamilyIPv4}
+	}
+	return q.speaks
 }
 
 // chainOf is the chain at a place; the first use makes it.

@@ -30,6 +30,7 @@ type arena struct {
 	outside *outside
 	ticks   *observe.TickCounter
 	ipt     topology.Iptables
+	ip6t    topology.Iptables
 
 	network topology.Network
 	node    *topology.Node
@@ -44,6 +45,8 @@ type arena struct {
 	began   time.Time
 	first   conntrack.Tick
 	records []trace.Record
+	played  []Played
+	slot    int // no other arena of the outside has it
 	next    int // operation
 	out     []egress
 	live    []conntrack.Key // of entries that were reported and not ended
@@ -79,6 +82,11 @@ func (a *arena) build(ctx context.Context) (err error) {
 }
 
 func (a *arena) open() (err error) {
+	if a.s.Six {
+		if err := a.node.SpeakIPv6(); err != nil {
+			return err
+		}
+	}
 	err = a.node.NS.Do(func() error {
 		if a.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("open rtnetlink: %w", err)
@@ -107,13 +115,29 @@ func (a *arena) open() (err error) {
 		}
 	}
 	if a.s.Holds {
-		if a.queue, err = queue.Open(a.node.NS); err != nil {
+		family := queue.IPv4
+		if a.s.Six {
+			family = queue.IPv6
+		}
+		if a.queue, err = queue.Open(a.node.NS, family); err != nil {
 			return err
 		}
 	}
 	a.did(a.tick(), trace.Listen, "", "")
 	for _, s := range a.s.Sysctls {
 		a.did(a.tick(), trace.Sysctl, s, "")
+	}
+	return a.defaults()
+}
+
+// defaults records settings that are as the kernel has them.
+func (a *arena) defaults() error {
+	values, err := a.node.NS.ReadSysctls(a.s.Defaults...)
+	if err != nil {
+		return err
+	}
+	for _, name := range a.s.Defaults {
+		a.did(a.tick(), trace.Sysctl, name+" "+values[name], "")
 	}
 	return nil
 }
@@ -126,7 +150,7 @@ func (a *arena) connect(k int) error {
 	attrs.Name, attrs.HardwareAddr = w.Device, nodeMAC[:]
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = fmt.Sprintf("%s-%d", w.Device, a.s.Number), netlink.NsFd(a.outside.ns.FD())
+	veth.PeerName, veth.PeerNamespace = fmt.Sprintf("%s-%d", w.Device, a.slot), netlink.NsFd(a.outside.ns.FD())
 	veth.PeerNumTxQueues, veth.PeerNumRxQueues = 1, 1
 	if err := a.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add the link: %w", err)
@@ -145,7 +169,11 @@ func (a *arena) connect(k int) error {
 	}
 	a.did(a.tick(), trace.Link, w.Device+" up", "")
 	for _, p := range w.Node {
-		if err := a.nl.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NOPREFIXROUTE}); err != nil {
+		flags := unix.IFA_F_NOPREFIXROUTE
+		if a.s.Six {
+			flags |= unix.IFA_F_NODAD
+		}
+		if err := a.nl.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(p), Flags: flags}); err != nil {
 			return fmt.Errorf("add address %s: %w", p, err)
 		}
 		a.did(a.tick(), trace.Address, w.Device+" "+p.String(), "")
@@ -162,13 +190,20 @@ func (a *arena) reach(k int) error {
 	}
 	a.did(a.tick(), trace.Routing, subnet.String()+" dev "+w.Device, "")
 	for _, h := range slices.Concat(w.Hosts, w.Silent) {
-		n := &netlink.Neigh{LinkIndex: index, Family: unix.AF_INET, State: unix.NUD_PERMANENT, IP: h.AsSlice(), HardwareAddr: hostMAC[:]}
+		n := &netlink.Neigh{LinkIndex: index, Family: a.family(), State: unix.NUD_PERMANENT, IP: h.AsSlice(), HardwareAddr: hostMAC[:]}
 		if err := a.nl.NeighSet(n); err != nil {
 			return fmt.Errorf("add neighbour %s: %w", h, err)
 		}
 		a.did(a.tick(), trace.ARP, w.Device+" "+h.String(), "")
 	}
 	return nil
+}
+
+func (a *arena) family() int {
+	if a.s.Six {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -209,6 +244,11 @@ func (a *arena) record(span conntrack.Span, kind trace.Kind, args, text string) 
 	a.records = append(a.records, trace.Record{At: at, Span: span, Kind: kind, Args: args, Text: text})
 }
 
+// plays notes that an operation is begun.
+func (a *arena) plays(op Op) {
+	a.played = append(a.played, Played{Op: op, At: time.Since(a.began).Round(time.Microsecond)})
+}
+
 // saw records an observation of now.
 func (a *arena) saw(kind trace.Kind, args string) {
 	a.record(conntrack.At(a.tick()), kind, args, "")
@@ -216,15 +256,18 @@ func (a *arena) saw(kind trace.Kind, args string) {
 
 // load loads rules; the previous ones are replaced.
 func (a *arena) load(ctx context.Context, text string, noflush bool) error {
-	from := a.tick()
-	if err := a.ipt.Load(ctx, a.node, text, noflush); err != nil {
+	from, kind, ipt := a.tick(), trace.Rules, a.ipt
+	if a.s.Six {
+		kind, ipt = trace.Rules6, a.ip6t
+	}
+	if err := ipt.Load(ctx, a.node, text, noflush); err != nil {
 		return err
 	}
 	how := "restore"
 	if noflush {
 		how = "noflush"
 	}
-	a.did(from, trace.Rules, how, text)
+	a.did(from, kind, how, text)
 	return nil
 }
 
@@ -233,6 +276,10 @@ func (a *arena) left(k int, ip []byte) {
 	p, ok := wire.Decode(ip)
 	if !ok {
 		a.err = errors.Join(a.err, fmt.Errorf("what left on %s is no IP packet: %x", a.s.Wires[k].Device, ip))
+		return
+	}
+	if p.IsDiscovery() { // the node's own stack tells what groups it listens to
+		a.saw(trace.Discover, trace.PacketArgs(a.s.Wires[k].Device, &p))
 		return
 	}
 	a.saw(trace.Left, trace.PacketArgs(a.s.Wires[k].Device, &p))

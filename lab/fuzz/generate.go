@@ -17,6 +17,8 @@ type maker struct {
 	clients []netip.Addr
 	servers []netip.Addr
 	id      uint16
+	pieces  []Op // fragments that are still to come
+	loose   bool // nothing may hold tracking on, without which the model does not follow fragments
 }
 
 // vip is an address that no wire has; rules lead it somewhere, or it is nowhere.
@@ -37,6 +39,9 @@ func Generate(seed uint64, number, packets int) *Scenario {
 		m.s.Ops = append(m.s.Ops, m.op())
 	}
 	m.s.Ops = append(m.s.Ops, Op{Kind: Dump})
+	if m.one(3) {
+		m.s.toIPv6()
+	}
 	return m.s
 }
 
@@ -68,12 +73,24 @@ func (m *maker) sysctls() {
 		"net.ipv4.conf.all.rp_filter 0", "net.ipv4.conf.default.rp_filter 0",
 		"net.ipv4.conf.all.send_redirects 0", "net.ipv4.conf.default.send_redirects 0",
 		fmt.Sprintf("net.ipv4.icmp_ratelimit %d", pick(m, 0, 1000)),
-		"net.ipv4.ip_default_ttl 64",
+		"net.ipv4.ip_default_ttl 64", "net.ipv4.ipfrag_time 2",
+		"net.netfilter.nf_conntrack_gre_timeout 2", "net.netfilter.nf_conntrack_gre_timeout_stream 4",
 	}
 }
 
 // op makes the next operation.
 func (m *maker) op() Op {
+	if m.loose {
+		m.pieces = nil
+	}
+	if len(m.pieces) > 0 && !m.one(3) {
+		op := m.pieces[0]
+		m.pieces = m.pieces[1:]
+		return op
+	}
+	if !m.loose && m.one(25) {
+		m.cut()
+	}
 	if m.s.Holds && m.one(4) {
 		return m.holding()
 	}
@@ -174,24 +191,66 @@ func (m *maker) packet() Op {
 		p.Dst, p.DstPort = pick(m, pick(m, m.clients...), m.host()), m.port()
 	}
 	p.Len = 28 + m.IntN(64)
-	if m.one(8) {
+	switch m.IntN(16) {
+	case 0, 1:
 		m.query(&p)
+	case 2: // tracked by its number alone, or nearly
+		p.Proto, p.SrcPort, p.DstPort = pick[uint8](m, 89, 143, gre, 2), 0, 0
+		if p.Proto == gre && (m.s.own(p.Dst) || p.Dst == vip) {
+			p.Proto = 89
+		}
 	}
 	switch m.IntN(40) {
 	case 0:
-		p.Bad = "checksum"
+		if p.Proto == conntrack.UDP || p.Proto == conntrack.ICMP {
+			p.Bad = "checksum"
+		}
 	case 1:
 		if p.Proto == conntrack.UDP {
 			p.Bad = "length"
 		}
 	case 2:
-		p.Bad = "short"
-		p.Len = pick(m, 20, 22, 24, 27)
+		if p.Proto == conntrack.UDP || p.Proto == conntrack.ICMP {
+			p.Bad = "short"
+			p.Len = pick(m, 20, 22, 24, 27)
+		}
 	case 3:
 		p.TTL = 1
 	}
 	op.Packet = p
 	return op
+}
+
+// cut makes the fragments of a packet. They may come in any order, twice, overlap, or not at all.
+func (m *maker) cut() {
+	op := m.packet()
+	if op.Packet.Bad != "" {
+		return
+	}
+	op.Packet.Len = 28 + 100 + m.IntN(1500)
+	op.Packet.DF = m.one(6)
+	size, data := 8*(1+m.IntN(60)), op.Packet.Len-20
+	var pieces []Op
+	for from := 0; from < data; from += size {
+		op.Piece = [2]int{from, min(from+size, data)}
+		if m.one(30) {
+			op.Piece[0] = max(0, from-8)
+		}
+		switch m.IntN(30) {
+		case 0:
+		case 1:
+			pieces = append(pieces, op, op)
+		default:
+			pieces = append(pieces, op)
+		}
+		if len(pieces) > 8 {
+			size = data
+		}
+	}
+	if m.one(2) {
+		m.Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
+	}
+	m.pieces = append(m.pieces, pieces...)
 }
 
 // query turns a packet into an ICMP query, or an answer to none.
@@ -250,6 +309,7 @@ func (m *maker) rules() string {
 	if m.one(10) && !m.s.Holds { // without tracking the kernel drops what is held
 		anchor = nil
 	}
+	m.loose = anchor == nil
 	table("filter", []string{"INPUT", "FORWARD", "OUTPUT"}, append(anchor, m.some(2, "FORWARD -m conntrack --ctstate INVALID -j DROP",
 		"FORWARD -s 10.0.0.2/32 -d 10.0.2.2/32 -j DROP", "FORWARD -p udp -m udp --dport 5300 -j REJECT --reject-with icmp-port-unreachable",
 		"FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", "INPUT -p udp -m udp --dport 5300 -j DROP", "FORWARD -i w2 -m conntrack --ctstate NEW -j DROP",
@@ -271,8 +331,8 @@ func (m *maker) some(n int, rules ...string) (out []string) {
 func (m *maker) destination() []string {
 	const to = "PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 "
 	kind := m.IntN(8)
-	if m.s.Holds && kind == 1 {
-		kind = 0 // which backend it was is not seen before the packet is released
+	if m.s.Holds && (kind == 1 || kind == 2) {
+		kind = 0 // which backend or port it was is not seen before the packet is released, and others depend on it
 	}
 	switch kind {
 	case 0:
@@ -294,7 +354,11 @@ func (m *maker) destination() []string {
 // source are rules of nat POSTROUTING.
 func (m *maker) source() []string {
 	dev := pick(m, "-o w1 ", "-o w2 ", "")
-	switch m.IntN(9) {
+	kind := m.IntN(9)
+	if m.s.Holds && (kind == 2 || kind == 3) {
+		kind = 0 // the same of a few ports
+	}
+	switch kind {
 	case 0:
 		return []string{"POSTROUTING " + dev + "-j MASQUERADE"}
 	case 1:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,11 +23,13 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 		a.next++
 		switch op.Kind {
 		case Pause:
+			a.plays(op)
 			return op.Pause, nil, false
 		case Rules:
 			if a.err = a.releaseAll(); a.err != nil {
 				return 0, nil, true
 			}
+			a.plays(op)
 			return 0, func(ctx context.Context) error { return a.load(ctx, op.Text, op.Noflush) }, false
 		}
 		err := a.listen() // the collector may have been here meanwhile
@@ -43,6 +46,9 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 func (a *arena) do(op Op) error {
 	switch op.Kind {
 	case Packet:
+		if op.Piece[1] > 0 {
+			return a.putBytes(op, wire.Fragment(&op.Packet, op.Piece[0], op.Piece[1]))
+		}
 		return a.put(op.Wire, op.Packet)
 	case Answer:
 		return a.answer(op)
@@ -53,8 +59,9 @@ func (a *arena) do(op Op) error {
 	case Sysctl:
 		return a.set(op.Text)
 	case Delete:
-		return a.delete(op.Of)
+		return a.delete(op)
 	case Flush:
+		a.plays(op)
 		at, err := a.table.Flush()
 		if err != nil {
 			return err
@@ -62,6 +69,7 @@ func (a *arena) do(op Op) error {
 		a.record(span(at), trace.Flush, "", "")
 		return a.look()
 	case Dump:
+		a.plays(op)
 		if err := a.dump(); err != nil {
 			return err
 		}
@@ -72,12 +80,18 @@ func (a *arena) do(op Op) error {
 
 // put puts a packet on a wire and looks at what became of it.
 func (a *arena) put(k int, p conntrack.Packet) error {
-	b := wire.Encode(&p)
+	return a.putBytes(Op{Kind: Packet, Wire: k, Packet: p}, wire.Encode(&p))
+}
+
+// putBytes puts a packet, or a fragment of it, on a wire.
+func (a *arena) putBytes(op Op, b []byte) error {
 	is, ok := wire.Decode(b)
 	if !ok {
-		return fmt.Errorf("%s: makes no packet", p.Line())
+		return fmt.Errorf("%s: makes no packet", op.Packet.Line())
 	}
 	before := a.seenByConntrack()
+	k := op.Wire
+	a.plays(op)
 	from := a.tick()
 	if err := a.outside.put(a.outer[k], b); err != nil {
 		return err
@@ -124,14 +138,16 @@ func (a *arena) answer(op Op) error {
 	}
 	e := a.out[op.Of%len(a.out)]
 	p := e.packet
-	if p.About != nil || p.IsError() {
+	if p.About != nil || p.IsError() || p.IsFragment() || p.Proto == gre && a.s.own(p.Src) {
 		return nil
 	}
 	p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
 	if inv, ok := e.packet.Tuple().Inverse(); ok {
 		p.ICMPType = inv.ICMPType
 	}
-	p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""
+	if p.TTL, p.ID, p.Bad = 64, uint16(30000+a.next), ""; a.s.Six {
+		p.ID, p.Len = 0, lengthOf(a.next-1)
+	}
 	return a.put(e.at(op.Wire), p)
 }
 
@@ -148,14 +164,16 @@ func (a *arena) tell(op Op) error {
 		return nil
 	}
 	e := a.out[op.Of%len(a.out)]
-	if e.packet.About != nil || e.packet.IsError() {
+	if e.packet.About != nil || e.packet.IsError() || e.packet.Offset > 0 {
 		return nil
 	}
 	p, about := op.Packet, e.packet
 	about.Bad = ""
 	p.About, p.Src, p.Dst = &about, about.Dst, about.Src
 	p.ID = uint16(30000 + a.next)
-	p.Len = 28 + min(about.Len, 548)
+	if p.Len = 28 + min(about.Len, 548); a.s.Six {
+		p.Len, p.ID = 48+min(about.Len, 1232), 0
+	}
 	return a.put(e.at(op.Wire), p)
 }
 
@@ -164,11 +182,13 @@ func (a *arena) holding(op Op) error {
 	from := a.tick()
 	switch op.Kind {
 	case Hold:
+		a.plays(op)
 		if err := a.queue.Hold(op.Hold); err != nil {
 			return err
 		}
 		a.did(from, trace.Hold, op.Hold.String(), "")
 	case Unhold:
+		a.plays(op)
 		if err := a.queue.Unhold(); err != nil {
 			return err
 		}
@@ -185,7 +205,10 @@ func (a *arena) release(op Op) error {
 	if err != nil || len(waiting) == 0 {
 		return err
 	}
-	nth := op.Of%len(waiting) + 1
+	nth := a.choose(waiting, op)
+	if nth == 0 {
+		return nil
+	}
 	from := a.tick()
 	if err := a.queue.Release(nth, op.Accept); err != nil {
 		return err
@@ -199,6 +222,34 @@ func (a *arena) release(op Op) error {
 		return fmt.Errorf("what was held is no packet: %x", waiting[nth-1].Bytes)
 	}
 	return a.behind(p)
+}
+
+// choose is which of the packets that wait a release is about, counted from 1; 0 if it does not wait.
+func (a *arena) choose(waiting []queue.Packet, op Op) int {
+	nth := op.Of%len(waiting) + 1
+	if op.Held != (Held{}) {
+		nth = 1 + slices.IndexFunc(waiting, func(w queue.Packet) bool { return heldOf(w) == op.Held })
+	}
+	if nth == 0 {
+		return 0
+	}
+	played := Op{Kind: Release, Of: nth - 1, Accept: op.Accept}
+	if held := heldOf(waiting[nth-1]); slices.ContainsFunc(a.played, func(p Played) bool { return p.Kind == Packet && p.is(held) }) {
+		played.Held = held // and not one of the node's own packets, which have other numbers each time
+	}
+	a.plays(played)
+	a.played[len(a.played)-1].Waiting = len(waiting)
+	return nth
+}
+
+func heldOf(w queue.Packet) Held {
+	p, _ := wire.Decode(w.Bytes)
+	return Held{p.ID, p.Len}
+}
+
+// is reports whether a packet that was put on a wire may be one that waits. Fragments wait as one packet.
+func (p *Played) is(h Held) bool {
+	return p.Packet.ID == h.ID && (p.Packet.Len == h.Len || p.Piece[1] > 0)
 }
 
 // releaseAll lets all that waits go on: with the hooks of rules that go, the kernel would drop it.
@@ -254,6 +305,7 @@ func (a *arena) queued() (n int, err error) {
 }
 
 func (a *arena) set(text string) error {
+	a.plays(Op{Kind: Sysctl, Text: text})
 	name, value, _ := strings.Cut(text, " ")
 	from := a.tick()
 	if err := a.node.NS.WriteSysctl(name, value); err != nil {
@@ -263,11 +315,19 @@ func (a *arena) set(text string) error {
 	return nil
 }
 
-func (a *arena) delete(of int) error {
-	if len(a.live) == 0 {
-		return nil
+func (a *arena) delete(op Op) error {
+	k := op.Entry
+	if k == nil {
+		if len(a.live) == 0 {
+			return nil
+		}
+		k = &a.live[op.Of%len(a.live)]
 	}
-	k := a.live[of%len(a.live)]
+	return a.deleteKey(*k)
+}
+
+func (a *arena) deleteKey(k conntrack.Key) error {
+	a.plays(Op{Kind: Delete, Entry: &k})
 	_, at, err := a.table.DeleteKey(k, 0)
 	if err != nil {
 		return err

@@ -28,15 +28,15 @@ type Config struct {
 	Only        int           // play the one scenario with this number; -1: all
 	CTInfo      bool          // look at what conntrack attaches to each packet
 	Ipt         topology.Iptables
-	Progress    func(Totals) // called now and then
-	Found       func(Result) // called for each scenario in which kernel and model differ, or that says nothing
-}
+	IP6t        topology.Iptables // of the same back end
+	Progress    func(Totals)      // called now and then
+	Found       func(Result)      // called for each scenario in which kernel and model differ, or that says nothing
+	Played      func(Result)      // called for each scenario
 
-// Result is a scenario that was played, and what the replay of its trace says.
-type Result struct {
-	Scenario *Scenario
-	Trace    trace.Trace
-	Report   trace.Report
+	Model     *model.Profile  // in place of the one for this kernel
+	Shrink    int             // how many finds are made smaller when all is played
+	Shrinking func(Shrinking) // called now and then meanwhile
+	Shrunk    func(Find)      // called for each of them
 }
 
 // Totals is what was done so far.
@@ -60,6 +60,7 @@ type run struct {
 	sent    atomic.Int64
 	mu      sync.Mutex
 	totals  Totals
+	finds   finds
 	errs    []error
 }
 
@@ -69,6 +70,16 @@ func Run(ctx context.Context, cfg Config) (Totals, error) {
 	if err := r.prepare(); err != nil {
 		return r.totals, err
 	}
+	r.playAll(ctx)
+	r.shrinkAll(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.totals, errors.Join(r.errs...)
+}
+
+// playAll plays scenarios until there is enough.
+func (r *run) playAll(ctx context.Context) {
+	cfg := r.cfg
 	if cfg.For > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, cfg.For)
@@ -86,7 +97,7 @@ func Run(ctx context.Context, cfg Config) (Totals, error) {
 	}
 	for cpu := range cfg.Workers {
 		workers.Go(func() {
-			if err := r.work(ctx, cpu, func(a *arena) { judging <- a }); err != nil && !errors.Is(err, ctx.Err()) {
+			if err := r.work(ctx, cpu, r.next, func(a *arena) { judging <- a }); err != nil && !errors.Is(err, ctx.Err()) {
 				r.fail(err)
 			}
 		})
@@ -100,7 +111,6 @@ func Run(ctx context.Context, cfg Config) (Totals, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.totals.Took = time.Since(r.began)
-	return r.totals, errors.Join(r.errs...)
 }
 
 func (r *run) prepare() error {
@@ -168,7 +178,7 @@ func (r *run) next() *Scenario {
 	return Generate(r.cfg.Seed, n, r.cfg.PerScenario)
 }
 
-func (r *run) work(ctx context.Context, cpu int, done func(*arena)) error {
+func (r *run) work(ctx context.Context, cpu int, next func() *Scenario, done func(*arena)) error {
 	ticks, err := observe.OpenTickCounter()
 	if err != nil {
 		return err
@@ -177,8 +187,8 @@ func (r *run) work(ctx context.Context, cpu int, done func(*arena)) error {
 	if err != nil {
 		return errors.Join(err, ticks.Close())
 	}
-	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, done: done}
-	return errors.Join(w.run(ctx, r.cfg.SideBySide, r.next), o.Close(), ticks.Close())
+	w := &worker{cpu: cpu, outside: o, ticks: ticks, bpf: r.bpf, ipt: r.cfg.Ipt, ip6t: r.cfg.IP6t, done: done}
+	return errors.Join(w.run(ctx, r.cfg.SideBySide, next), o.Close(), ticks.Close())
 }
 
 // judge replays what was seen, and lets the arena go.
@@ -194,16 +204,37 @@ func (r *run) judge(a *arena) {
 		return
 	}
 	began := time.Now()
+	res := r.result(a)
+	r.count(res, time.Since(began))
+	if r.cfg.Played != nil {
+		r.cfg.Played(res)
+	}
+	if res.Report.Verdict() != trace.Same {
+		r.found(res)
+	}
+}
+
+// result is what the replay of an arena's trace says.
+func (r *run) result(a *arena) Result {
 	h := trace.Header{Lab: a.s.Name(), Node: "node", Kernel: r.release, Profile: r.profile.Name, Assured: r.profile.Assured,
 		Legacy: r.cfg.Ipt.Backend() == topology.Legacy, HZ: r.hz}
-	res := Result{Scenario: a.s, Trace: trace.Trace{Header: h, Records: a.records}}
+	res := Result{Scenario: a.s, Played: a.played, Trace: trace.Trace{Header: h, Records: a.records}}
 	profile := r.profile
+	if r.cfg.Model != nil {
+		profile = *r.cfg.Model
+	}
 	profile.Legacy = h.Legacy
 	res.Report = trace.Replay(res.Trace, profile)
-	r.count(res, time.Since(began))
-	if res.Report.Verdict() != trace.Same && r.cfg.Found != nil {
+	return res
+}
+
+func (r *run) found(res Result) {
+	if r.cfg.Found != nil {
 		r.cfg.Found(res)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.finds.add(res)
 }
 
 func (r *run) count(res Result, took time.Duration) {

@@ -11,6 +11,7 @@ package fuzz
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ctlab/checks/conntrack"
@@ -42,6 +43,7 @@ type Op struct {
 	Kind    Kind
 	Wire    int              // of a packet: where it comes in; of an answer or error: -1 for where the packet came out
 	Packet  conntrack.Packet // of a packet; of an error: its type, code and mtu
+	Piece   [2]int           // of a packet that comes in fragments: which bytes behind its IP header this one has
 	Of      int              // of an answer, error or deletion: which of those there are, modulo their number
 	Text    string           // rules, or KEY VALUE of a sysctl, or the address
 	Noflush bool
@@ -49,6 +51,17 @@ type Op struct {
 	Hold    conntrack.Hold
 	Accept  bool // of a release
 	Up      bool // of a link, or an address that comes back
+
+	// What was played names what it was about, in place of Of.
+	Entry *conntrack.Key // of a deletion
+	Held  Held           // of a release
+}
+
+// Held tells the packets that wait apart, whatever NAT does to them: no two have the same identification, or, in IPv6,
+// the same length. Zero is no packet.
+type Held struct {
+	ID  uint16
+	Len int
 }
 
 // Wire is a link end without a host behind it: packets are put on it and seen on it by hand.
@@ -64,10 +77,26 @@ type Scenario struct {
 	Seed    uint64
 	Number  int
 	Wires   []Wire
+	Six     bool     // it speaks IPv6
 	Holds   bool     // packets are held in it
 	Sysctls []string // KEY VALUE
-	Rules   string
-	Ops     []Op
+	// Defaults are settings that are left as the kernel has them, and recorded.
+	Defaults []string
+	Rules    string
+	Ops      []Op
+}
+
+// gre is a protocol of which nobody can tell whether the node itself takes it.
+const gre = 47
+
+// own reports whether an address is the node's.
+func (s *Scenario) own(a netip.Addr) bool {
+	for _, w := range s.Wires {
+		if slices.ContainsFunc(w.Node, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return true
+		}
+	}
+	return a.IsLoopback()
 }
 
 // Packets counts the packets that the scenario sends.

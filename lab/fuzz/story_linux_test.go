@@ -48,7 +48,7 @@ func TestStoriesOnThisKernel(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no stories: %v", err)
 	}
-	ipt, err := live.Iptables(t.Context(), topology.Nft)
+	ipt, _, err := live.Iptables(t.Context(), topology.Nft)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +124,7 @@ type stage struct {
 type actor struct {
 	arena
 	todo    []trace.Record
+	packets []trace.Record // all of the story
 	sockets map[netip.AddrPort]*net.UDPConn
 }
 
@@ -164,6 +165,11 @@ func (st *stage) add(t *testing.T, s story.Story) {
 	}
 	a := &actor{arena: arena{s: &Scenario{Rules: s.Name, Number: len(st.actors)}, outside: st.outside, ticks: st.ticks, ipt: st.ipt}, todo: traces[0].Records, sockets: map[netip.AddrPort]*net.UDPConn{}}
 	st.actors = append(st.actors, a)
+	for _, r := range a.todo {
+		if r.Kind == trace.Packet {
+			a.packets = append(a.packets, r)
+		}
+	}
 	a.began, a.first = time.Now(), a.ticks.Now()
 	if a.node, err = a.network.AddNode(s.Name); err == nil {
 		err = a.open()
@@ -308,7 +314,7 @@ func (a *actor) do(ctx context.Context, r trace.Record) error {
 		if err != nil {
 			return err
 		}
-		return a.packet(dev, p)
+		return a.packet(dev, p, a.bytesOf(p))
 	case trace.Rules:
 		return a.load(ctx, r.Text, r.Args == "noflush")
 	case trace.Hits:
@@ -343,8 +349,27 @@ func noComments(text string) string {
 	return strings.Join(keep, "")
 }
 
-func (a *actor) packet(dev string, p conntrack.Packet) error {
-	b := wire.Encode(&p)
+// bytesOf makes a packet. A fragment is a part of the packet of which the other parts are in the story too.
+func (a *actor) bytesOf(p conntrack.Packet) []byte {
+	if !p.IsFragment() {
+		return wire.Encode(&p)
+	}
+	whole := p
+	for _, r := range a.packets {
+		_, line, _ := strings.Cut(r.Args, " ")
+		o, err := conntrack.ParsePacket(line)
+		if err != nil || o.ID != p.ID || o.Src != p.Src || o.Proto != p.Proto {
+			continue
+		}
+		if o.Offset == 0 {
+			whole.SrcPort, whole.DstPort = o.SrcPort, o.DstPort
+		}
+		whole.Len = max(whole.Len, o.Offset+o.Len)
+	}
+	return wire.Fragment(&whole, p.Offset, p.Offset+p.Len-20)
+}
+
+func (a *actor) packet(dev string, p conntrack.Packet, b []byte) error {
 	is, ok := wire.Decode(b)
 	if !ok {
 		return fmt.Errorf("%s: makes no packet", p.Line())
@@ -487,7 +512,7 @@ func (a *actor) wait(r trace.Record) (err error) {
 			return err
 		}
 		if a.queue == nil {
-			if a.queue, err = queue.Open(a.node.NS); err != nil {
+			if a.queue, err = queue.Open(a.node.NS, queue.IPv4); err != nil {
 				return err
 			}
 		}

@@ -23,9 +23,11 @@ type worker struct {
 	ticks   *observe.TickCounter
 	bpf     *observe.BPF
 	ipt     topology.Iptables
+	ip6t    topology.Iptables
 	ready   chan *arena // built, or back from something slow
 	waiting waiting
 	slow    sync.WaitGroup
+	begun   int // arenas
 	done    func(*arena)
 }
 
@@ -72,7 +74,8 @@ func (w *worker) run(ctx context.Context, most int, next func() *Scenario) error
 				break
 			}
 			playing++
-			a := &arena{s: s, outside: w.outside, ticks: w.ticks, bpf: w.bpf, ipt: w.ipt}
+			w.begun++
+			a := &arena{s: s, slot: w.begun, outside: w.outside, ticks: w.ticks, bpf: w.bpf, ipt: w.ipt, ip6t: w.ip6t}
 			w.aside(ctx, a, a.build)
 			if playing%builders == 0 {
 				break // play meanwhile

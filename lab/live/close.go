@@ -80,7 +80,7 @@ func (g *Ground) traces() (traces []trace.Trace) {
 		if !g.calib.Agreed() {
 			t.rec.lose("the tick clock could not be read: the machine is too busy, or its ticks come late")
 		}
-		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, Legacy: g.ipts[service.IPv4].Backend() == topology.Legacy, HZ: ticks.HZ, CTInfo: t.ctsBy, Names: g.names()}
+		h := trace.Header{Lab: g.lab.Name, Node: t.spec.Name, Kernel: release(), Profile: g.profile.Name, Assured: g.profile.Assured, Legacy: g.ipts[service.IPv4].Backend() == topology.Legacy, HZ: ticks.HZ, CTInfo: t.ctsBy, CTLost: t.ctsLost, Names: g.names()}
 		traces = append(traces, t.rec.trace(h, ticks, g.origin))
 	}
 	return traces

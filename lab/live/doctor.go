@@ -48,7 +48,7 @@ func Examine(ctx context.Context) []Finding {
 		return append(out, Finding{"namespaces", Missing, err.Error(), "the nodes of a lab", "sudo ctlab doctor"})
 	}
 	out = append(out, Finding{"namespaces", Works, "network namespaces can be made", "the nodes of a lab", ""})
-	out = append(out, examineLinks(&net, node), examineTap(node), examineTicks())
+	out = append(out, examineLinks(&net, node), examineTap(node), examineCTInfo(node), examineTicks())
 	found, ipt := examineIptables(ctx, node)
 	out = append(out, found...)
 	out = append(out, examineTable(node))
@@ -91,6 +91,20 @@ func examineTap(n *topology.Node) Finding {
 	}
 	if err != nil {
 		f.State, f.Detail, f.Mend = Missing, err.Error(), "a kernel with CONFIG_PACKET, and CAP_NET_RAW"
+	}
+	return f
+}
+
+// examineCTInfo tries the means by which the ctinfo of each packet can be recorded.
+func examineCTInfo(n *topology.Node) Finding {
+	f := Finding{What: "ctinfo", State: Works, For: "what tracking thought of each packet"}
+	c, err := observe.OpenCTInfos(n.NS)
+	if err == nil {
+		f.Detail = "told by " + c.Source()
+		_, _, err = c.Close()
+	}
+	if err != nil {
+		f.State, f.Detail, f.Mend = Absent, causes(err), "sudo ctlab, and Linux 6.4 with CONFIG_BPF_SYSCALL and CONFIG_DEBUG_INFO_BTF"
 	}
 	return f
 }

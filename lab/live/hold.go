@@ -14,6 +14,7 @@ import (
 	"ctlab/checks/trace"
 	frames "ctlab/checks/wire"
 	"ctlab/internal/queue"
+	"ctlab/topology/service"
 )
 
 // ErrNoQueue says that the kernel cannot hold packets.
@@ -26,7 +27,7 @@ func (g *Ground) Hold(node string, h conntrack.Hold) error {
 		return err
 	}
 	if t.queue == nil {
-		if t.queue, err = queue.Open(t.node.NS); err != nil {
+		if t.queue, err = queue.Open(t.node.NS, g.families(t)...); err != nil {
 			return unlessMissing(err)
 		}
 	}
@@ -36,6 +37,16 @@ func (g *Ground) Hold(node string, h conntrack.Hold) error {
 	}
 	t.rec.did(at, trace.Hold, h.String(), "")
 	return nil
+}
+
+// families are those that the node speaks.
+func (g *Ground) families(t *tracked) (out []queue.Family) {
+	for f, family := range map[service.Family]queue.Family{service.IPv4: queue.IPv4, service.IPv6: queue.IPv6} {
+		if g.lab.Speaks(t.spec, f) {
+			out = append(out, family)
+		}
+	}
+	return out
 }
 
 // unlessMissing says what a kernel lacks that does not know the words of a request.

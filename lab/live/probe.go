@@ -63,15 +63,19 @@ func chooseBoth(ctx context.Context, node *topology.Node, backend string, six bo
 	return out, err
 }
 
-// Iptables finds the iptables programs that labs would be played with here, of a back end if one is named.
-func Iptables(ctx context.Context, backend string) (topology.Iptables, error) {
+// Iptables finds the iptables and ip6tables programs that labs would be played with here, of a back end if one is named.
+func Iptables(ctx context.Context, backend string) (ipt, ip6t topology.Iptables, err error) {
 	var network topology.Network
 	defer network.Close()
 	n, err := network.AddNode("iptables")
 	if err != nil {
-		return topology.Iptables{}, err
+		return ipt, ip6t, err
 	}
-	return chooseIptables(ctx, n, topology.FindIptables(ctx, backend))
+	if ipt, err = chooseIptables(ctx, n, topology.FindIptables(ctx, backend)); err != nil {
+		return ipt, ip6t, err
+	}
+	ip6t, err = chooseIptables(ctx, n, topology.FindIP6tables(ctx, ipt.Backend()))
+	return ipt, ip6t, err
 }
 
 // chooseIptables loads the anchor rule with the programs of one back end after the other, and takes the first with

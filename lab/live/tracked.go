@@ -32,15 +32,17 @@ type tracked struct {
 	cts    observe.CTInfos // nil where there is none
 	looks  chan struct{}   // closed when cts is open, or ctsErr says why not
 	ctsErr error
-	ctsBy  string // by what means every ctinfo was recorded; "" if not every one was
-	table  *kernel.Table
-	ears   *kernel.Listener
-	queue  *queue.Queue // of packets that are held; nil as long as none were
-	neigh  *observe.Neighbours
-	own    map[netip.Addr]bool // addresses that it has or had
-	ttl    uint8               // net.ipv4.ip_default_ttl
-	hops   uint8               // net.ipv6.conf.default.hop_limit
-	six    bool                // it speaks IPv6
+	ctsBy  string // by what means they were recorded
+	// ctsLost is how many are missing. Nothing is wrong with what else was recorded.
+	ctsLost int
+	table   *kernel.Table
+	ears    *kernel.Listener
+	queue   *queue.Queue // of packets that are held; nil as long as none were
+	neigh   *observe.Neighbours
+	own     map[netip.Addr]bool // addresses that it has or had
+	ttl     uint8               // net.ipv4.ip_default_ttl
+	hops    uint8               // net.ipv6.conf.default.hop_limit
+	six     bool                // it speaks IPv6
 }
 
 // ErrNoConntrack says that the kernel has no connection tracking for namespaces.
@@ -57,7 +59,8 @@ var inputSysctls = []string{
 }
 
 // inputSysctls6 are those of them that are about IPv6; of a node that does not speak it they are not recorded.
-var inputSysctls6 = []string{"net.ipv6.conf.all.forwarding", "net.ipv6.icmp.ratelimit", hopLimit}
+var inputSysctls6 = []string{"net.ipv6.conf.all.forwarding", "net.ipv6.icmp.ratelimit", hopLimit,
+	"net.netfilter.nf_conntrack_icmpv6_timeout"}
 
 // The settings that give packets of a node's own their TTL, and their hop limit.
 const (
@@ -249,11 +252,6 @@ func (t *tracked) stopCTInfo(devices map[int]string) error {
 	}
 	seen, lost, err := t.cts.Close()
 	t.rec.ctinfos(seen, devices)
-	if lost == 0 && err == nil {
-		t.ctsBy = t.cts.Source()
-	}
-	if lost > 0 {
-		t.rec.lose("the ctinfo of %d packets was lost", lost)
-	}
+	t.ctsBy, t.ctsLost = t.cts.Source(), lost
 	return err
 }

@@ -61,9 +61,12 @@ func (w *World) packetEntry(s *lab.Step, sent *lab.Sent) error {
 const heldLimit = 5 * time.Second
 
 // release waits until enough packets are held, and lets them go on in the wanted order. With the last of them the hold
-// is over.
+// is over; with none, it is over for what comes from now on.
 func (w *World) release(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	node := s.Nodes[0]
+	if s.Packets == 0 {
+		return w.ground.Unhold(node)
+	}
 	limit := heldLimit
 	if s.Deadline > 0 {
 		limit = s.Deadline

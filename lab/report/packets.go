@@ -65,6 +65,9 @@ func holding(s *lab.Step) string {
 
 // released lists the packets that went on, or were dropped.
 func (t *text) released(all []lab.Released) []string {
+	if len(all) == 0 {
+		return []string{"no further packet waits"}
+	}
 	var lines []string
 	for _, r := range all {
 		what := "went on"

@@ -42,6 +42,7 @@ func defaults6(p model.Profile) []lab.Sysctl {
 	return []lab.Sysctl{
 		{Name: "net.ipv6.conf.all.forwarding", Value: "1"},
 		{Name: "net.ipv6.conf.default.hop_limit", Value: "64"},
+		{Name: "net.netfilter.nf_conntrack_icmpv6_timeout", Value: "30"},
 		{Name: rateLimit6, Value: strconv.FormatInt(defaultRate6(p), 10)},
 	}
 }
