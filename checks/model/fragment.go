@@ -290,7 +290,7 @@ func (n *Namespace) expireFragments(w *walk, k fragKey) {
 	}
 	n.tell(about, fragmentsMissing)
 	for _, l := range about.lefts {
-		l.Late, l.Why = true, "the time of fragments ran out"
+		l.Late, l.Since, l.Why = true, about.at.From, "the time of fragments ran out"
 		w.lefts = append(w.lefts, l)
 	}
 }

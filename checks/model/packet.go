@@ -16,6 +16,7 @@ type Left struct {
 	Packet conntrack.Packet
 	Own    bool // made by the namespace's own stack: the IP id is its own choice
 	Late   bool // its cause is known only some time after the fact (a neighbour's failure)
+	Since  conntrack.Tick // of what a timer sent: not before
 	Why    string
 }
 

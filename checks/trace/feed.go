@@ -230,7 +230,7 @@ func (h *hypothesis) predict(lefts []model.Left) {
 func (h *hypothesis) takeEarly(l model.Left) bool {
 	for i, r := range h.early {
 		dev, p, err := devicePacket(r.Args)
-		if err == nil && len(comparePacket(r, &l, dev, &p)) == 0 {
+		if err == nil && r.Span.To >= l.Since && len(comparePacket(r, &l, dev, &p)) == 0 {
 			h.early = slices.Delete(slices.Clone(h.early), i, i+1)
 			return true
 		}

@@ -354,9 +354,7 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 			return 0, false // only the id of an echo is rewritten (icmpv6_manip_pkt): what leaves tells nothing
 		}
 		if want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 {
-			// NAT does not write the id of node information (139, 140) into the packet
-			written := p.Proto == conntrack.ICMP || p.ICMPType < 139
-			return p.ICMPID, written && p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
+			return p.ICMPID, p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
 		}
 		if c.Destination {
 			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own
@@ -479,8 +477,23 @@ func aboutFragments(r Record) bool {
 	return err == nil && p.About != nil && p.ICMPCode == 1 && (p.Proto == conntrack.ICMP && p.ICMPType == 11 || p.Proto == conntrack.ICMPv6 && p.ICMPType == 3)
 }
 
+// runTimers explains errors about fragments whose time ran out when no input came any more that would tell. Those that were
+// not seen may be still to come.
+func (h *hypothesis) runTimers(records []Record) {
+	if len(records) == 0 || !slices.ContainsFunc(h.early, aboutFragments) {
+		return
+	}
+	const coarsest = 4096 // how late a timer may be, in ticks (model.timerSlack), for any that a trace may see
+	for _, l := range h.ns.Elapse(records[len(records)-1].Span.Add(coarsest)) {
+		h.takeEarly(l)
+	}
+}
+
 // finish reports what was predicted and never seen, and takes over the surviving hypothesis.
 func (run *replay) finish() {
+	for _, h := range run.live {
+		h.runTimers(run.trace.Records)
+	}
 	h, every := run.live[0], run.trace.everyCTInfo()
 	for _, other := range run.live {
 		if len(other.left(every)) < len(h.left(every)) {
