@@ -345,7 +345,9 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 			return 0, false // only the id of an echo is rewritten (icmpv6_manip_pkt): what leaves tells nothing
 		}
 		if want.Proto == conntrack.ICMP || want.Proto == conntrack.ICMPv6 {
-			return p.ICMPID, p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
+			// NAT does not write the id of node information (139, 140) into the packet
+			written := p.Proto == conntrack.ICMP || p.ICMPType < 139
+			return p.ICMPID, written && p.ICMPType == want.ICMPType && (p.Dst == want.Dst || c.Destination && p.Src == want.Src)
 		}
 		if c.Destination {
 			return p.DstPort, p.Src == want.Src && p.SrcPort == want.SrcPort && !c.Own

@@ -89,7 +89,7 @@ func (m mutation) run(ctx context.Context) (unknown int, err error) {
 	survived := b.try(ctx, chosen, reached, m.progress)
 	unknown = m.report(chosen, survived, reached, known)
 	if m.write {
-		if err := known.rewrite(m.list(), chosen, survived); err != nil {
+		if err := known.rewrite(m.list(), chosen, survived, m.all()); err != nil {
 			return unknown, err
 		}
 	}
@@ -100,6 +100,9 @@ func (m mutation) run(ctx context.Context) (unknown int, err error) {
 
 // list is where the survivors are listed.
 func (m mutation) list() string { return filepath.Join(m.dir, "testdata", "survivors.txt") }
+
+// all reports whether nothing is left out.
+func (m mutation) all() bool { return m.n == 0 && m.only == "" }
 
 // sample picks n of the changes.
 func (m mutation) sample(all []point) []point {
@@ -129,7 +132,7 @@ func (m mutation) report(chosen []point, survived, reached map[int]bool, known s
 			fmt.Fprintln(m.out, "listed, and killed now:", p)
 		}
 	}
-	if m.n == 0 && m.only == "" {
+	if m.all() {
 		known.gone(m.out, chosen)
 	}
 	return unknown
@@ -176,14 +179,18 @@ func (s survivors) gone(out io.Writer, all []point) {
 // unexplained is the heading of survivors for which nobody has found a reason, or written a test.
 const unexplained = "No test shows these yet."
 
-// rewrite takes the changes that were killed out of the list, and puts the new survivors at its end.
-func (s survivors) rewrite(path string, tried []point, survived map[int]bool) error {
-	killed := map[string]bool{}
+// rewrite takes the changes that were killed out of the list, and if all were tried those that are not in the code, and
+// puts the new survivors at its end.
+func (s survivors) rewrite(path string, tried []point, survived map[int]bool, all bool) error {
+	gone := maps.Clone(s.keys)
+	for key := range gone {
+		gone[key] = all
+	}
 	var fresh []string
 	for _, p := range tried {
+		gone[p.key()] = !survived[p.id]
 		switch {
 		case !survived[p.id]:
-			killed[p.key()] = true
 		case !s.has(p.key()):
 			fresh = append(fresh, "\t"+p.key()+"\n")
 		}
@@ -194,7 +201,7 @@ func (s survivors) rewrite(path string, tried []point, survived map[int]bool) er
 	}
 	var b strings.Builder
 	for line := range strings.Lines(string(text)) {
-		if key, indented := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "\t"); !indented || !killed[key] {
+		if key, indented := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "\t"); !indented || !gone[key] {
 			b.WriteString(line)
 		}
 	}

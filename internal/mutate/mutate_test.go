@@ -2,6 +2,8 @@ package main
 
 import (
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -30,5 +32,25 @@ func TestSample(t *testing.T) {
 	}
 	if unknown != 3 || !strings.Contains(summary, "6 survive: 3 of them are not listed, 1 are listed without a reason") {
 		t.Errorf("%d; %s", unknown, summary)
+	}
+}
+
+// -write takes out of the list what is not so, and adds what is new.
+func TestRewrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "survivors.txt")
+	if err := os.WriteFile(path, []byte("A reason.\n\ta f: stays\n\ta f: killed\n\ta f: gone\n\tb *\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	known, err := readSurvivors(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := []point{{id: 1, file: "a", fn: "f", what: "stays"}, {id: 2, file: "a", fn: "f", what: "killed"}, {id: 3, file: "a", fn: "f", what: "new"}, {id: 4, file: "b", fn: "g", what: "listed by a pattern"}}
+	if err := known.rewrite(path, tried, map[int]bool{1: true, 3: true, 4: true}, true); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if want := "A reason.\n\ta f: stays\n\tb *\n\nNo test shows these yet.\n\ta f: new\n"; err != nil || string(got) != want {
+		t.Errorf("%v\n%s", err, got)
 	}
 }

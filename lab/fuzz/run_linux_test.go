@@ -59,6 +59,10 @@ func TestFuzzFreshSeed(t *testing.T) {
 	cfg.Packets = least + least/3 // as there is not always somebody to answer
 	cfg.Shrink = 1
 	found := func(r *Result, name string) {
+		if r.Report.Verdict() != trace.Different { // too many ways to settle what nobody sees, of packets that were held
+			t.Logf("%s: %s: %s", name, r.Report.Verdict(), r.Says())
+			return
+		}
 		t.Errorf("%s: %s: %s; ctlab fuzz --seed %d --only %d", name, r.Report.Verdict(), r.Says(), seed, r.Scenario.Number)
 		keep(t, name, r.Trace)
 	}
@@ -73,6 +77,9 @@ func TestFuzzFreshSeed(t *testing.T) {
 	totals, err := Run(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if totals.Inconclusive*20 > totals.Scenarios {
+		t.Errorf("%d of %d scenarios say nothing", totals.Inconclusive, totals.Scenarios)
 	}
 	if totals.Packets < least {
 		t.Errorf("%d packets, want at least %d", totals.Packets, least)
