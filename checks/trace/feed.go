@@ -197,6 +197,12 @@ func (h *hypothesis) feedTable(r Record) error {
 			return err
 		}
 		n.Create(r.Span, e)
+	case Fill:
+		count, timeout, err := parseFill(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Fill(r.Span, count, timeout)
 	case Update:
 		e, err := conntrack.ParseEntry(r.Args)
 		if err != nil {
