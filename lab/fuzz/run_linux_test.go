@@ -59,16 +59,14 @@ func TestFuzzFreshSeed(t *testing.T) {
 	cfg.Packets = least + least/3 // as there is not always somebody to answer
 	cfg.Shrink = 1
 	found := func(r *Result, name string) {
+		if r.Report.Verdict() != trace.Different { // too many ways to settle what nobody sees, of packets that were held
+			t.Logf("%s: %s: %s", name, r.Report.Verdict(), r.Says())
+			return
+		}
 		t.Errorf("%s: %s: %s; ctlab fuzz --seed %d --only %d", name, r.Report.Verdict(), r.Says(), seed, r.Scenario.Number)
 		keep(t, name, r.Trace)
 	}
-	cfg.Found = func(r Result) {
-		if r.Report.Verdict() == trace.Different {
-			found(&r, r.Trace.Lab)
-		} else { // too many ways to settle what nobody sees, of packets that were held
-			t.Logf("%s: %s: %s", r.Trace.Lab, r.Report.Verdict(), r.Says())
-		}
-	}
+	cfg.Found = func(r Result) { found(&r, r.Trace.Lab) }
 	cfg.Shrunk = func(f Find) {
 		found(&f.Result, f.Trace.Lab+".small")
 		t.Logf("%d of %d operations, seen in %d of %d replays:\n%s", len(f.Played), f.Before, f.Shown, f.Confirmed, f.Operations())

@@ -304,6 +304,16 @@ func TestFinds(t *testing.T) {
 	}
 }
 
+// What differs comes before what says nothing.
+func TestFindsThatSayNothing(t *testing.T) {
+	var f finds
+	f.add(Result{Scenario: &Scenario{Number: 1}, Report: trace.Report{Reads: 1, Lost: []string{"not modelled: a thing"}}})
+	f.add(Result{Scenario: &Scenario{Number: 2}, Report: trace.Report{Reads: 1, Differences: []trace.Difference{{What: "udp 1 > 2", Field: "a"}}}})
+	if got := f.first(1); len(got) != 1 || got[0].Scenario.Number != 2 {
+		t.Errorf("%v", got)
+	}
+}
+
 // IPv4 comes before IPv6, whatever the numbers are.
 func TestFindsOfBothFamilies(t *testing.T) {
 	var f finds
