@@ -231,11 +231,14 @@ func (q *fragQueue) pieces() (out []int) {
 }
 
 // Elapse says that a time has come: what timers did until then happens. These are the queues of fragments that nobody
-// completed: about one that begins a packet for the namespace itself the sender is told (ip_expire).
-func (n *Namespace) Elapse(at conntrack.Span) []Left {
+// completed: about one that begins a packet for the namespace itself the sender is told (ip_expire). While a timer may
+// or may not have run, that is a choice, which is put off until somebody asks for the fragment that begins the packet.
+func (n *Namespace) Elapse(at conntrack.Span, asks func(first *conntrack.Packet) bool) []Left {
 	w := &walk{at: at}
 	for _, k := range n.fragKeys() {
-		if q := n.frags[k]; at.From > q.expires.To+conntrack.Tick(q.slack) {
+		q := n.frags[k]
+		first := q.first()
+		if at.From > q.expires.To+conntrack.Tick(q.slack) || first != nil && asks(&first.packet) && n.fragmentsDead(q, at) {
 			n.expireFragments(w, k)
 		}
 	}

@@ -110,6 +110,7 @@ func TestTooBig6(t *testing.T) {
 // Of a packet for the node itself whose rest never comes the sender is told, of others not; a fragment that begins no
 // packet has nobody to tell.
 func TestFragmentsExpire(t *testing.T) {
+	nobody := func(*conntrack.Packet) bool { return false }
 	for _, c := range []struct {
 		in   string
 		want []string
@@ -126,11 +127,16 @@ func TestFragmentsExpire(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.Packet(conntrack.At(100), "a", p)
-		if l := n.Elapse(conntrack.At(600)); len(l) != 0 || len(n.frags) != 1 {
+		if l := n.Elapse(conntrack.At(600), nobody); len(l) != 0 || len(n.frags) != 1 {
 			t.Errorf("%s: %v before its time", c.in, l)
 		}
+		asked := 0
+		yes := n.Clone(func(Choice) int { asked++; return 0 })
+		if l := yes.Elapse(conntrack.At(610), func(*conntrack.Packet) bool { return true }); len(l) != len(c.want) || asked != 1 && p.Offset == 0 {
+			t.Errorf("%s: it may be time: %v, asked %d times", c.in, l, asked)
+		}
 		var got []string
-		for _, l := range n.Elapse(conntrack.At(665)) {
+		for _, l := range n.Elapse(conntrack.At(665), nobody) {
 			got = append(got, l.Packet.Line())
 		}
 		if !slices.Equal(got, c.want) || len(n.frags) != 0 {

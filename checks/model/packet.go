@@ -14,8 +14,8 @@ type Step struct{ Hook, Func, What string }
 type Left struct {
 	Dev    string
 	Packet conntrack.Packet
-	Own    bool // made by the namespace's own stack: the IP id is its own choice
-	Late   bool // its cause is known only some time after the fact (a neighbour's failure)
+	Own    bool           // made by the namespace's own stack: the IP id is its own choice
+	Late   bool           // its cause is known only some time after the fact (a neighbour's failure)
 	Since  conntrack.Tick // of what a timer sent: not before
 	Why    string
 }

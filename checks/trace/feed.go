@@ -13,7 +13,7 @@ import (
 
 // apply hands one input to the model and collects what it predicts.
 func (h *hypothesis) apply(r Record) error {
-	h.predict(h.ns.Elapse(r.Span))
+	h.predict(h.ns.Elapse(r.Span, h.hasHeardOf))
 	err := h.feed(r)
 	h.events = append(h.events, h.ns.Events()...)
 	h.predictCTInfo(r.At)
@@ -215,6 +215,14 @@ func (h *hypothesis) feedTable(r Record) error {
 		_ = n.Update(r.Span, e) // whether it was refused can be seen of the entry
 	}
 	return nil
+}
+
+// hasHeardOf reports whether an error about a fragment was seen that nothing explains yet.
+func (h *hypothesis) hasHeardOf(first *conntrack.Packet) bool {
+	return slices.ContainsFunc(h.early, func(r Record) bool {
+		_, p, err := devicePacket(r.Args)
+		return err == nil && aboutFragments(r) && p.About.ID == first.ID && p.About.Tuple() == first.Tuple()
+	})
 }
 
 // predict queues packets that must be seen leaving; those whose cause came late may have been seen.

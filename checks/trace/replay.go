@@ -484,7 +484,7 @@ func (h *hypothesis) runTimers(records []Record) {
 		return
 	}
 	const coarsest = 4096 // how late a timer may be, in ticks (model.timerSlack), for any that a trace may see
-	for _, l := range h.ns.Elapse(records[len(records)-1].Span.Add(coarsest)) {
+	for _, l := range h.ns.Elapse(records[len(records)-1].Span.Add(coarsest), h.hasHeardOf) {
 		h.takeEarly(l)
 	}
 }
