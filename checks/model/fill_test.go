@@ -19,7 +19,7 @@ func TestFill(t *testing.T) {
 	entry := func(port uint16) conntrack.Entry {
 		orig := conntrack.Tuple{Proto: conntrack.UDP, Src: netip.MustParseAddr("10.0.0.1"), SrcPort: port, Dst: netip.MustParseAddr("10.0.0.2"), DstPort: 53}
 		reply, _ := orig.Inverse()
-		return conntrack.Entry{Orig: orig, Reply: reply, Status: conntrack.Assured | conntrack.SeenReply, Timeout: 60}
+		return conntrack.Entry{Orig: orig, Reply: reply, Status: conntrack.Assured | conntrack.SeenReply | conntrack.Confirmed, Timeout: 60}
 	}
 	at := conntrack.At(1000)
 	if !n.Create(at, entry(1)) {
