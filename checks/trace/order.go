@@ -147,7 +147,10 @@ func overlaps(records []Record, ends map[int]time.Duration, i int) []int {
 		}
 	}
 	for j := i + 1; j < len(records) && records[j].At <= a.end(); j++ {
-		if _, ok := ends[j]; ok && concerns(a, records[j]) || a.Kind == Neigh && (looks(records[j]) || records[j].Kind == Ended) {
+		_, packet := ends[j]
+		// a neighbour that answers lets packets go on, which held their entries until then
+		answered := records[j].Kind == ARP && (a.Kind == Get || a.Kind == Dump || a.Kind == Count)
+		if packet && concerns(a, records[j]) || answered || a.Kind == Neigh && (looks(records[j]) || records[j].Kind == Ended) {
 			out = append(out, j)
 		}
 	}

@@ -217,3 +217,39 @@ func TestUseOfAnEntryWithPacketsOnTheirWay(t *testing.T) {
 		}
 	}
 }
+
+// A packet that waits for a neighbour holds its entry until the neighbour answers: a dump meanwhile may see both.
+func TestUseWhileANeighbourAnswers(t *testing.T) {
+	for use, want := range map[int]trace.Verdict{1: trace.Same, 2: trace.Same, 3: trace.Different} {
+		text := fmt.Sprintf(`ctlab-trace 1
+lab x
+node n
+kernel k
+profile 6.18
+hz 250
+in 0 0 sysctl net.ipv4.ip_forward 1
+in 0 0 link b up
+in 0 0 route 0.0.0.0/0 dev b
+in 0 0 rules restore
+	*filter
+	:FORWARD ACCEPT
+	-A FORWARD -m conntrack --ctstate NEW
+	COMMIT
+in 0.1 25 packet a udp 10.0.1.1:1 > 10.0.2.1:2 len 60 ttl 64 ip-id 1
+in 0.5+0.010000 125 dump
+in 0.505 126 arp b 10.0.2.1
+seen 0.505 126 left b udp 10.0.1.1:1 > 10.0.2.1:2 len 60 ttl 63 ip-id 1
+seen 0.510 127 entry udp 10.0.1.1:1 > 10.0.2.1:2 | 10.0.2.1:2 > 10.0.1.1:1 status confirmed timeout 29s mark 0x0 use %d id 0x1
+seen 0.510 127 dumped 1
+end 10
+`, use)
+		traces, err := trace.Parse("made", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := trace.Replay(traces[0], profileOf(t, traces[0]))
+		if got := len(r.Differences) == 0; got != (want == trace.Same) {
+			t.Errorf("use %d: %v, want %s", use, r.Differences, want)
+		}
+	}
+}
