@@ -113,7 +113,7 @@ func dumpStep(p func(string, ...any), s *Step) {
 	case Exec:
 		p("  nodes %v run %q files %q", s.Nodes, s.Command.Argv, s.Command.Files)
 	case Table:
-		p("  nodes %v flush %t", s.Nodes, s.Flush)
+		p("  nodes %v flush %t fill %t", s.Nodes, s.Flush, s.Fill)
 		if s.Delete != nil {
 			p("  delete %q", s.Delete.Text)
 		}

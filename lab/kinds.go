@@ -59,6 +59,9 @@ func tableKeys() []key[*stepDraft] {
 	return append([]key[*stepDraft]{
 		{"delete", "an entry line; all entries that match are deleted", ref("entry"), (*decoder).readDelete},
 		{"flush", "true: the whole table", words("true"), (*decoder).readFlush},
+		{"fill", "assured: entries of that kind, which no packet is of, take all the room that is left", words("assured"), func(d *decoder, s *stepDraft, f field) {
+			s.Fill = d.oneOf(f, []string{"assured"}) != ""
+		}},
 	}, later[*stepDraft]("insert", "update", "until")...)
 }
 
@@ -66,11 +69,14 @@ func readTable(d *decoder, s *stepDraft, f field) {
 	s.Nodes = d.tracked(f)
 	del, deletes := s.own["delete"]
 	_, flushes := s.own["flush"]
+	fill, fills := s.own["fill"]
 	switch {
 	case deletes && flushes:
 		d.fail(del.key, "make two steps of it", "conntrack: both delete and flush")
-	case !deletes && !flushes && s.own["insert"].key == nil && s.own["update"].key == nil:
-		d.fail(f.key, "delete: ENTRY, or flush: true", "conntrack: nothing says what to do with the table")
+	case fills && (deletes || flushes):
+		d.fail(fill.key, "make two steps of it", "conntrack: fill, and delete or flush")
+	case !deletes && !flushes && !fills && s.own["insert"].key == nil && s.own["update"].key == nil:
+		d.fail(f.key, "delete: ENTRY, flush: true, or fill: assured", "conntrack: nothing says what to do with the table")
 	}
 }
 

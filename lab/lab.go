@@ -5,6 +5,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ctlab/checks"
@@ -30,6 +31,7 @@ type Lab struct {
 	Why       string   // the mechanism
 	Refs      []string
 	SkipModel string // why the model takes no part, or ""
+	Exclusive bool   // no other lab is played beside it
 	Needs     Needs
 	Variant   string // the variant that was applied, or ""
 	Nodes     []*Node
@@ -270,6 +272,7 @@ type Step struct {
 	Sysctls []Sysctl          // sysctl
 	Delete  *checks.EntryWant // conntrack
 	Flush   bool              // conntrack
+	Fill    bool              // conntrack: with ASSURED entries, until there is no room
 
 	Change     string  // rules: lines as typed after iptables
 	Replace    []Rules // rules: the lab's own rules from now on; counts if HasReplace
@@ -318,6 +321,9 @@ func (s *Step) Title() string {
 	case Table:
 		if s.Flush {
 			return "conntrack " + join(s.Nodes) + " flush"
+		}
+		if s.Fill {
+			return "conntrack " + join(s.Nodes) + " fill"
 		}
 		return "conntrack " + join(s.Nodes) + " delete"
 	}
@@ -470,6 +476,11 @@ func (l *Lab) Node(name string) *Node {
 		}
 	}
 	return nil
+}
+
+// Fills reports whether a step fills a table.
+func (l *Lab) Fills() bool {
+	return slices.ContainsFunc(l.Steps, func(s *Step) bool { return s.Fill })
 }
 
 // Service finds a service by name, or returns nil.

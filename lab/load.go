@@ -135,6 +135,7 @@ func topKeys() []key[*Lab] {
 		{"why", "the mechanism, in as many lines as it takes", text, readWhy},
 		{"refs", "issues, pull requests, pages", oneOrMore(line), func(d *decoder, l *Lab, f field) { l.Refs = d.texts(f) }},
 		{"needs", "what the machine must have; else the lab is skipped", object(needsKeys()), readNeeds},
+		{"exclusive", "true: no other lab is played beside it", boolean, func(d *decoder, l *Lab, f field) { l.Exclusive = d.bool(f) }},
 		{"model", "how the model takes part", object(modelKeys()), readModel},
 		{"nodes", "network namespaces by their names; NAME-{1..40} stands for forty", named(object(nodeKeys())), section(mapping, "a map of nodes by their names")},
 		{"services", "VIPs by their names", named(object(serviceKeys(), "ports")), section(mapping, "a map of services by their names")},

@@ -51,6 +51,7 @@ type Outcome struct {
 	Attempts     []Attempt
 	Restarted    *Restarted
 	Deleted      []Deleted  // by a cleanup or a conntrack step
+	Filled       int        // by a conntrack step
 	Snapshots    []Snapshot // check, and steps whose wants are about tables
 	Programs     []Program  // what programs did: of an exec step, or of clients that are programs
 	Sent         []Sent     // packets that were put on wires

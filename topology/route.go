@@ -67,6 +67,9 @@ func (n *Node) Routes() ([]Route, error) {
 			return nil, fmt.Errorf("list routes of %s: %w", n.NS.Name(), err)
 		}
 		for _, r := range list {
+			if r.LinkIndex == loopbackIndex {
+				continue // to the node's own addresses, which IPv6 lists here
+			}
 			out = append(out, n.listed(r, any))
 		}
 	}

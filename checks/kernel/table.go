@@ -256,8 +256,13 @@ func (t *Table) request(typ, flags uint16, tuple conntrack.Tuple) *message {
 // ask sends a request and reads the answer up to the acknowledgement. ctnetlink works inside send, so
 // the Moment is the time around it.
 func (t *Table) ask(m *message, fn func(body []byte) error) (Moment, error) {
+	return t.exchange(m.bytes(), fn)
+}
+
+// exchange is ask for one finished message or several, of which the last one is acknowledged.
+func (t *Table) exchange(requests []byte, fn func(body []byte) error) (Moment, error) {
 	at := Moment{From: t.clock()}
-	_, err := unix.Write(t.fd, m.bytes())
+	_, err := unix.Write(t.fd, requests)
 	at.To = t.clock()
 	for err == nil {
 		n, rerr := t.recv()

@@ -35,7 +35,7 @@ func (n *Namespace) Fingerprint() string {
 	n.rules.fingerprint(&b)
 	n.rules6.fingerprint(&b)
 	// fmt prints maps in the order of their keys
-	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.pressed, n.unknown)
+	fmt.Fprintln(&b, n.stats, n.foundMore, n.sysctls, n.Links(), n.Addresses(), n.routes, n.sockets, n.listening, n.pressed, n.unknown, n.filler)
 	for _, k := range n.fragKeys() {
 		fmt.Fprintln(&b, k, *n.frags[k])
 	}

@@ -245,6 +245,19 @@ func (n *Namespace) Elapse(at conntrack.Span, asks func(first *conntrack.Packet)
 	return w.lefts
 }
 
+// GivenUp says that the namespace was seen to tell the sender of a fragment that the rest did not come: the queue's time ran
+// out before that, at a moment that only this shows. What is known of the flow then decides what the error is to
+// connection tracking.
+func (n *Namespace) GivenUp(at conntrack.Span, about *conntrack.Packet) []Left {
+	w := &walk{at: at}
+	for _, k := range n.fragKeys() {
+		if k.src == about.Src && k.dst == about.Dst && k.proto == about.Proto && k.id == about.ID && n.frags[k].expires.From <= at.To {
+			n.expireFragments(w, k)
+		}
+	}
+	return w.lefts
+}
+
 // expiring is how many queues may have told a sender already that their time has run out. What they tell belongs to no
 // entry, and counts as error.
 func (n *Namespace) expiring() (most uint32) {

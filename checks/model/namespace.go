@@ -72,6 +72,7 @@ type Namespace struct {
 	holds     []conntrack.Hold
 	waiting   []*walk // packets that are held, in the order of arrival
 	pressed   bool    // an early drop has found nothing
+	filler    filler  // entries of Fill
 	missing   map[string]bool
 	unknown   []string // what was met and is not modelled
 }
@@ -378,8 +379,8 @@ func (n *Namespace) Count(at conntrack.Span) (least, most int) {
 			most++
 		}
 	}
-	held := len(n.heldOutside())
-	return least + held, most + held
+	outside := len(n.heldOutside()) + n.filled(at)
+	return least + outside, most + outside
 }
 
 // heldOutside are the entries that are not in the table while a packet that waits, for its neighbour or at a

@@ -124,6 +124,7 @@ func (n *Namespace) DeleteKey(at conntrack.Span, k conntrack.Key) bool {
 
 // Flush removes every entry (nf_ct_iterate_cleanup_net).
 func (n *Namespace) Flush(at conntrack.Span) {
+	n.filler = filler{}
 	for _, e := range append([]*entry(nil), n.entries...) {
 		e.touched = at
 		n.evict(e, "deleted")

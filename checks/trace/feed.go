@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -94,6 +95,9 @@ func (h *hypothesis) feed(r Record) error {
 	return nil
 }
 
+// errNotHeld says that a packet was released that a hypothesis does not hold: so it was not that way.
+var errNotHeld = errors.New("no such packet waits")
+
 // feedHold handles packets that are held on their way.
 func (h *hypothesis) feedHold(r Record) error {
 	n := h.ns
@@ -113,7 +117,7 @@ func (h *hypothesis) feedHold(r Record) error {
 		}
 		held := n.Held()
 		if nth > len(held) {
-			return fmt.Errorf("the model holds %d packets", len(held))
+			return fmt.Errorf("%w: the model holds %d packets", errNotHeld, len(held))
 		}
 		o := n.Release(r.Span, nth, accept)
 		h.predict(o.Left)
@@ -197,6 +201,12 @@ func (h *hypothesis) feedTable(r Record) error {
 			return err
 		}
 		n.Create(r.Span, e)
+	case Fill:
+		count, timeout, err := parseFill(r.Args)
+		if err != nil {
+			return err
+		}
+		n.Fill(r.Span, count, timeout)
 	case Update:
 		e, err := conntrack.ParseEntry(r.Args)
 		if err != nil {

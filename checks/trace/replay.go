@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -207,6 +208,10 @@ func (run *replay) input(r Record) {
 		run.lose("more than %d ways to settle the choices at %s", maxHypotheses, r)
 		next = next[:maxHypotheses]
 	}
+	if len(next) == 0 {
+		run.lose("no way to settle the choices holds the packet of %s", r)
+		return
+	}
 	run.live = next
 }
 
@@ -247,7 +252,11 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			return a
 		}
 		nh := h.clone(chooser)
-		if err := nh.apply(r); err != nil {
+		err := nh.apply(r)
+		if errors.Is(err, errNotHeld) && len(run.live) > 1 {
+			continue
+		}
+		if err != nil {
 			run.lose("%v", err)
 		}
 		nh.choices = append(nh.choices, opened...)
@@ -338,8 +347,8 @@ func portIn(r Record, c model.Choice, want *conntrack.Packet) (port uint16, ok b
 	switch r.Kind {
 	case Left:
 		_, p, err := devicePacket(r.Args)
-		if err != nil || p.Proto != want.Proto || p.Len != want.Len && !p.IsFragment() || p.Offset > 0 || p.ID != want.ID && !c.Own {
-			return 0, false
+		if err != nil || p.Proto != want.Proto || p.Len != want.Len && !p.More || p.Offset > 0 || p.ID != want.ID && !c.Own {
+			return 0, false // of a packet that leaves in parts the first one tells
 		}
 		if want.Proto == conntrack.ICMPv6 && want.ICMPType != 128 && want.ICMPType != 129 {
 			return 0, false // only the id of an echo is rewritten (icmpv6_manip_pkt): what leaves tells nothing

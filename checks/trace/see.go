@@ -40,6 +40,9 @@ func (h *hypothesis) seeLeft(r Record) []Difference {
 	if err != nil {
 		return []Difference{{r, "packet", "line", r.Args, "", err.Error()}}
 	}
+	if p.Proto == conntrack.ICMP && p.ICMPType == 11 && p.ICMPCode == 1 && p.About != nil {
+		h.predict(h.ns.GivenUp(r.Span, p.About))
+	}
 	h.fields++
 	var near []Difference
 	nearAt := -1

@@ -269,6 +269,8 @@ func checkArgs(r Record) (err error) {
 		_, err = conntrack.ParseKey(r.Args)
 	case Entry, Create, Update:
 		_, err = conntrack.ParseEntry(r.Args)
+	case Fill:
+		_, _, err = parseFill(r.Args)
 	case Event:
 		_, err = conntrack.ParseEvent(r.Args)
 	case Count, Dumped:
@@ -295,6 +297,18 @@ func devicePrefix(args string) (dev string, a netip.Prefix, err error) {
 	dev, text, _ := strings.Cut(args, " ")
 	a, err = netip.ParsePrefix(text)
 	return dev, a, err
+}
+
+// parseFill reads N SECONDS.
+func parseFill(args string) (n int, timeout int64, err error) {
+	count, seconds, _ := strings.Cut(args, " ")
+	if n, err = strconv.Atoi(count); err != nil || n < 0 {
+		return 0, 0, fmt.Errorf("fill %q: want N SECONDS", args)
+	}
+	if timeout, err = strconv.ParseInt(seconds, 10, 32); err != nil || timeout < 0 {
+		return 0, 0, fmt.Errorf("fill %q: want N SECONDS", args)
+	}
+	return n, timeout, nil
 }
 
 func deviceState(args string) (dev, state string, err error) {

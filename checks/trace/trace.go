@@ -39,6 +39,7 @@ const (
 	Delete    Kind = "delete" // TUPLE
 	Flush     Kind = "flush"
 	Create    Kind = "create"  // ENTRY
+	Fill      Kind = "fill"    // N SECONDS: so many ASSURED entries were made that nothing else is about
 	Update    Kind = "update"  // ENTRY: what it gives of time left, status and mark is set
 	Hold      Kind = "hold"    // HOLD: packets that it names wait in POSTROUTING from now on
 	Unhold    Kind = "unhold"  // no packet begins to wait from now on
@@ -64,7 +65,7 @@ const (
 // inputs tells inputs from observations; a kind that is in neither list does not exist.
 func (k Kind) input() bool {
 	switch k {
-	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Discover, Get, Dump, Delete, Flush, Create, Update, Hold, Unhold, Release:
+	case Packet, ARP, Neigh, Rules, Rules6, Sysctl, Listen, Link, Address, NoAddress, Routing, NoRouting, Socket, Send, Discover, Get, Dump, Delete, Flush, Create, Fill, Update, Hold, Unhold, Release:
 		return true
 	}
 	return false

@@ -30,11 +30,12 @@ type finds struct {
 	kernel   string         // of --kernel
 	profile  *model.Profile // that of kernel, or nil
 	iptables string
+	traces   string // the folder for all traces, or ""
 	err      error
 }
 
 func newFinds(cmd *cobra.Command, f fuzzFlags) *finds {
-	return &finds{ctx: cmd.Context(), out: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr(), dir: f.out, kernel: f.kernel, profile: f.profile, iptables: f.iptables}
+	return &finds{ctx: cmd.Context(), out: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr(), dir: f.out, kernel: f.kernel, profile: f.profile, iptables: f.iptables, traces: f.traces}
 }
 
 // clear takes the line away that tells progress.
@@ -50,6 +51,16 @@ func (f *finds) command(words ...string) string {
 		words = append(words, "--kernel "+f.kernel)
 	}
 	return strings.Join(words, " ")
+}
+
+// played writes the trace of a scenario, if all are wanted.
+func (f *finds) played(r fuzz.Result) {
+	if f.traces == "" {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = errors.Join(f.err, f.writeTrace(filepath.Join(f.traces, r.Trace.Lab+".trace"), r.Trace))
 }
 
 // add takes a scenario in which kernel and model differ, or which says nothing, as it was played.
@@ -140,7 +151,7 @@ func (f *finds) writeTrace(path string, t trace.Trace) error {
 }
 
 func (f *finds) write(path string, fn func(io.Writer) error) error {
-	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	file, err := os.Create(path)

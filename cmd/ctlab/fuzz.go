@@ -20,6 +20,7 @@ type fuzzFlags struct {
 	only             int
 	out, iptables    string
 	ctinfo           bool
+	traces           string
 	shrink           int
 	kernel           string
 	profile          *model.Profile // that of kernel, or nil
@@ -73,6 +74,7 @@ written as a lab (ctlab run) and as a trace. The same seed makes the same scenar
 	c.Flags().IntVar(&f.shrink, "shrink", 3, "how many of the finds are made smaller; 0: none")
 	c.Flags().StringVar(&f.kernel, "kernel", "", "the model's kernel, such as 5.10 (default: this one's)")
 	c.Flags().StringVar(&f.out, "out", "", "the folder for what is found (default: fuzz-SEED, made when there is something)")
+	c.Flags().StringVar(&f.traces, "traces", "", "write the trace of every scenario to this folder")
 	c.Flags().StringVar(&f.iptables, "iptables", "", iptablesHelp)
 	return c
 }

@@ -34,7 +34,7 @@ func fuzzing(cmd *cobra.Command, f fuzzFlags) error {
 	finds := newFinds(cmd, f)
 	totals, err := fuzz.Run(cmd.Context(), fuzz.Config{
 		Seed: f.seed, Packets: f.packets, PerScenario: f.length, For: f.duration, Workers: f.jobs, SideBySide: f.sideBySide, Only: f.only, CTInfo: f.ctinfo,
-		Ipt: ipt, IP6t: ip6t, Progress: fuzzProgress(cmd.ErrOrStderr()), Found: finds.add,
+		Ipt: ipt, IP6t: ip6t, Progress: fuzzProgress(cmd.ErrOrStderr()), Found: finds.add, Played: finds.played,
 		Model: f.profile, Shrink: f.shrink, Shrinking: shrinkProgress(cmd.ErrOrStderr()), Shrunk: finds.small,
 	})
 	finds.clear()

@@ -35,6 +35,16 @@ type played struct {
 	code     int      // the exit code that outweighs the others
 }
 
+// occupy waits until a lab may be played: an exclusive one when no other is, and no other meanwhile.
+func occupy(m *sync.RWMutex, exclusive bool) (leave func()) {
+	if exclusive {
+		m.Lock()
+		return m.Unlock
+	}
+	m.RLock()
+	return m.RUnlock
+}
+
 // playAll plays labs, n at once, and hands over each result in the order of the labs as soon as it is there.
 // It ends early when a lab cannot be played on this machine. When it is interrupted, those that play are
 // handed over as far as they came.
@@ -53,12 +63,15 @@ func (p *player) playAll(ctx context.Context, labs []*lab.Lab, n int, each func(
 		next <- i
 	}
 	close(next)
+	var alone sync.RWMutex // held for writing by a lab that is played alone
 	for range n {
 		wg.Go(func() {
 			for i := range next {
+				unlock := occupy(&alone, labs[i].Exclusive)
 				if ctx.Err() == nil {
 					pending[i] <- p.play(ctx, labs[i], p.saying(labs[i]))
 				}
+				unlock()
 				close(pending[i])
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"ctlab/lab"
@@ -48,5 +49,24 @@ func TestInterruptedSeveral(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %s in %s", want, out.String())
 		}
+	}
+}
+
+// An exclusive lab waits until no other is played, and none begins meanwhile; the others do not wait for each other.
+func TestExclusiveLabsArePlayedAlone(t *testing.T) {
+	var m sync.RWMutex
+	first, second := occupy(&m, false), occupy(&m, false)
+	if m.TryLock() {
+		t.Error("an exclusive lab would be played beside two others")
+	}
+	first()
+	second()
+	leave := occupy(&m, true)
+	if m.TryRLock() {
+		t.Error("another lab would be played beside an exclusive one")
+	}
+	leave()
+	if !m.TryLock() {
+		t.Error("it is over, and the place is taken")
 	}
 }

@@ -122,13 +122,16 @@ func userNamespaceMend(err error) string {
 	return "sudo " + strings.Join(os.Args, " ")
 }
 
-// absent says which of the programs that a lab needs are not here, and what would mend that.
+// absent says what a lab needs and is not here, such as programs, and what would mend that.
 func absent(l *lab.Lab) string {
 	var missing []string
 	for _, name := range l.Needs.Programs {
 		if _, err := program.Look(name, filepath.Dir(l.File)); err != nil {
 			missing = append(missing, live.NotInstalled(name))
 		}
+	}
+	if why := live.CannotFill(l); why != "" {
+		missing = append(missing, why)
 	}
 	return strings.Join(missing, "; ")
 }

@@ -43,12 +43,14 @@ func (b *binaries) remove() { os.RemoveAll(b.tmp) }
 // build rewrites the package in an overlay and builds the test binaries over it.
 func build(ctx context.Context, dir string, suites []suite) (b *binaries, err error) {
 	b = &binaries{suites: suites}
-	if b.tmp, err = os.MkdirTemp("", "mutate"); err != nil {
+	tmp, err := os.MkdirTemp("", "mutate")
+	if err != nil {
 		return nil, err
 	}
+	b.tmp = tmp
 	defer func() {
 		if err != nil {
-			b.remove()
+			os.RemoveAll(tmp)
 		}
 	}()
 	overlay, err := b.overlay(ctx, dir)

@@ -46,8 +46,9 @@ type arena struct {
 	first   conntrack.Tick
 	records []trace.Record
 	played  []Played
-	slot    int // no other arena of the outside has it
-	next    int // operation
+	slot    int  // no other arena of the outside has it
+	next    int  // operation
+	counted bool // the inventory was taken
 	out     []egress
 	live    []conntrack.Key // of entries that were reported and not ended
 	err     error

@@ -143,7 +143,8 @@ func (w *labWriter) steps() error {
 		for _, p := range end.Node {
 			own = append(own, p.String())
 		}
-		w.line("  - {address: node:%s, add: [%s], del: %s}", end.Device, strings.Join(own, ", "), netip.PrefixFrom(link(k, 1).Addr(), 32))
+		w.line("  - {address: node:%s, add: [%s]}", end.Device, strings.Join(own, ", "))
+		w.line("  - {address: node:%s, del: %s}", end.Device, netip.PrefixFrom(link(k, 1).Addr(), 32)) // not at once: with a last address neighbours go
 		routes = append(routes, end.Node[0].Masked().String()+" dev "+end.Device)
 	}
 	w.line("  - {route: node, add: [%s]}", strings.Join(routes, ", "))

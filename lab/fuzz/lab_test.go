@@ -140,8 +140,10 @@ nodes:
   w1: {kind: wire, address: [192.0.2.6/30, 10.0.1.1/24, 10.0.1.253/24]}
 
 steps:
-  - {address: node:w0, add: [10.0.0.254/24, 10.0.0.253/24], del: 192.0.2.1/32}
-  - {address: node:w1, add: [10.0.1.254/24], del: 192.0.2.5/32}
+  - {address: node:w0, add: [10.0.0.254/24, 10.0.0.253/24]}
+  - {address: node:w0, del: 192.0.2.1/32}
+  - {address: node:w1, add: [10.0.1.254/24]}
+  - {address: node:w1, del: 192.0.2.5/32}
   - {route: node, add: [10.0.0.0/24 dev w0, 10.0.1.0/24 dev w1]}
   - {hold: node, match: "udp 10.0.0.1 > any", where: before-confirm, ct: new}
   - packet: udp 10.0.0.1:1 > 10.0.1.1:53 len 40 ttl 64 ip-id 1

@@ -40,6 +40,10 @@ func (a *arena) play() (pause time.Duration, slow func(context.Context) error, d
 			a.err = fmt.Errorf("%s: %s: %w", a.s.Name(), op.Kind, err)
 		}
 	}
+	if a.err == nil && !a.counted {
+		a.counted = true
+		return 0, a.inventory, false
+	}
 	return 0, nil, true
 }
 

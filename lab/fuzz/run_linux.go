@@ -31,6 +31,7 @@ type Config struct {
 	IP6t        topology.Iptables // of the same back end
 	Progress    func(Totals)      // called now and then
 	Found       func(Result)      // called for each scenario in which kernel and model differ, or that says nothing
+	Played      func(Result)      // called for each scenario
 
 	Model     *model.Profile  // in place of the one for this kernel
 	Shrink    int             // how many finds are made smaller when all is played
@@ -205,6 +206,9 @@ func (r *run) judge(a *arena) {
 	began := time.Now()
 	res := r.result(a)
 	r.count(res, time.Since(began))
+	if r.cfg.Played != nil {
+		r.cfg.Played(res)
+	}
 	if res.Report.Verdict() != trace.Same {
 		r.found(res)
 	}

@@ -14,6 +14,8 @@ const (
 	maxShrink  = time.Minute
 	// confirmations is how often the smallest scenario is played again in the end.
 	confirmations = 3
+	// begins is how often it is tried whether it comes back at all, as something may be left to chance.
+	begins = 2
 )
 
 // Find is something that was found, made smaller.
@@ -61,7 +63,11 @@ func shrink(ctx context.Context, found Result, at Shrinking, play player, now fu
 	at.Name, at.Ops, at.Of, at.MaxReplays = found.Scenario.Name(), len(played), len(played), maxReplays
 	s := &shrinker{ctx: ctx, play: play, kind: found.kind(), progress: progress, now: now, until: began.Add(maxShrink), best: found, at: at}
 	f := Find{Result: found, From: found, Before: len(played)}
-	if s.begin(found, played) || s.begin(found, played) { // twice, as something may be left to chance
+	back := false
+	for try := 0; try < begins && !back; try++ {
+		back = s.begin(found, played)
+	}
+	if back {
 		s.ops()
 		s.rules()
 		s.tables()

@@ -71,7 +71,6 @@ type fake struct {
 	shows  trace.Difference
 	other  bool // it shows something of another kind otherwise
 	played [][]string
-	took   time.Duration
 }
 
 func (f *fake) play(_ context.Context, all []*Scenario) []Result {
@@ -146,13 +145,13 @@ func TestShrink(t *testing.T) {
 		for _, op := range s.Ops {
 			text += op.Text
 		}
-		return holds(ids(s), []uint16{7, 21}) && pause >= 700*time.Millisecond && strings.Contains(text, "THREE") && slices.Contains(s.Sysctls, "net.b 2")
+		return holds(ids(s), []uint16{8, 22}) && pause >= 700*time.Millisecond && strings.Contains(text, "THREE") && slices.Contains(s.Sysctls, "net.b 2")
 	}
 	f := &fake{needs: needs, other: true, shows: trace.Difference{What: "udp 10.0.0.1:1 > 10.0.1.1:2", Field: "status", Kernel: "a", Model: "b", Why: "c"}}
 	found := f.play(t.Context(), []*Scenario{crowded()})[0]
 	got := shrink(t.Context(), found, Shrinking{}, f.play, time.Now, func(Shrinking) {})
 	s := got.Result.Scenario
-	if want := []uint16{7, 21}; !slices.Equal(ids(s), want) {
+	if want := []uint16{8, 22}; !slices.Equal(ids(s), want) {
 		t.Errorf("packets %v are left, want %v", ids(s), want)
 	}
 	if want := "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j THREE\nCOMMIT\n"; s.Rules != want {
@@ -164,7 +163,7 @@ func TestShrink(t *testing.T) {
 	if want := []string{"net.a"}; !slices.Equal(s.Defaults, want) {
 		t.Errorf("settings of the kernel's own %q, want %q", s.Defaults, want)
 	}
-	if len(s.Wires) != 1 || s.Ops[0].Wire != 0 || len(s.Wires[0].Node) != 1 || !slices.Equal(s.Wires[0].Hosts, []netip.Addr{netip.MustParseAddr("10.0.0.1")}) {
+	if len(s.Wires) != 1 || s.Wires[0].Device != "w2" || s.Ops[0].Wire != 0 || len(s.Wires[0].Node) != 1 || len(s.Wires[0].hosts()) != 0 {
 		t.Errorf("wires %v", s.Wires)
 	}
 	var pause time.Duration
@@ -208,6 +207,33 @@ func TestShrinkWhatDoesNotComeBack(t *testing.T) {
 	got := shrink(t.Context(), found, Shrinking{}, f.play, time.Now, func(Shrinking) {})
 	if got.Confirmed != 0 || len(got.Played) != len(found.Played) {
 		t.Errorf("seen in %d of %d, %d operations", got.Shown, got.Confirmed, len(got.Played))
+	}
+}
+
+// What comes back by chance alone is tried once more.
+func TestShrinkWhatComesBackLater(t *testing.T) {
+	f := &fake{needs: func(s *Scenario) bool { return slices.Contains(ids(s), 3) }, shows: trace.Difference{What: "namespace", Field: "count of entries"}}
+	found := f.play(t.Context(), []*Scenario{crowded()})[0]
+	rounds := 0
+	play := func(ctx context.Context, all []*Scenario) []Result {
+		if rounds++; rounds == 1 {
+			return make([]Result, len(all))
+		}
+		return f.play(ctx, all)
+	}
+	if got := shrink(t.Context(), found, Shrinking{}, play, time.Now, func(Shrinking) {}); got.Shown != confirmations || len(got.Played) != 1 {
+		t.Errorf("seen in %d of %d, %d operations", got.Shown, got.Confirmed, len(got.Played))
+	}
+}
+
+// Of a scenario that needs all that is in it, not more is played than may be.
+func TestShrinkPlaysNoMoreThanItMay(t *testing.T) {
+	whole := crowded().size()
+	f := &fake{needs: func(s *Scenario) bool { return s.size() == whole }, shows: trace.Difference{What: "namespace", Field: "count of entries"}}
+	found := f.play(t.Context(), []*Scenario{crowded()})[0]
+	got := shrink(t.Context(), found, Shrinking{}, f.play, time.Now, func(Shrinking) {})
+	if got.Replays > maxReplays+confirmations || got.Shown != confirmations {
+		t.Errorf("%d replays, seen in %d of %d", got.Replays, got.Shown, got.Confirmed)
 	}
 }
 
@@ -278,6 +304,16 @@ func TestFinds(t *testing.T) {
 	}
 }
 
+// What differs comes before what says nothing.
+func TestFindsThatSayNothing(t *testing.T) {
+	var f finds
+	f.add(Result{Scenario: &Scenario{Number: 1}, Report: trace.Report{Reads: 1, Lost: []string{"not modelled: a thing"}}})
+	f.add(Result{Scenario: &Scenario{Number: 2}, Report: trace.Report{Reads: 1, Differences: []trace.Difference{{What: "udp 1 > 2", Field: "a"}}}})
+	if got := f.first(1); len(got) != 1 || got[0].Scenario.Number != 2 {
+		t.Errorf("%v", got)
+	}
+}
+
 // IPv4 comes before IPv6, whatever the numbers are.
 func TestFindsOfBothFamilies(t *testing.T) {
 	var f finds
@@ -294,5 +330,25 @@ func TestFindsOfBothFamilies(t *testing.T) {
 	}
 	if want := []int{3, 1}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// Whoever speaks stays, and wires on which something leaves.
+func TestShrinkKeepsWhoSpeaks(t *testing.T) {
+	f := &fake{needs: func(s *Scenario) bool { return slices.Contains(ids(s), 7) }, shows: trace.Difference{What: "namespace", Field: "count of entries"}}
+	play := func(ctx context.Context, all []*Scenario) []Result {
+		out := f.play(ctx, all)
+		for i := range out {
+			out[i].Trace.Records = append(out[i].Trace.Records, trace.Record{Kind: trace.Left, Args: "w1 udp 10.0.0.1:1 > 10.0.1.2:53 len 40 ttl 63 ip-id 7"})
+		}
+		return out
+	}
+	got := shrink(t.Context(), play(t.Context(), []*Scenario{crowded()})[0], Shrinking{}, play, time.Now, func(Shrinking) {})
+	var hosts []string
+	for _, w := range got.Result.Scenario.Wires {
+		hosts = append(hosts, fmt.Sprint(w.Device, w.hosts()))
+	}
+	if want := []string{"w0[10.0.0.1]", "w1[10.0.1.1 10.0.1.2]"}; !slices.Equal(hosts, want) {
+		t.Errorf("%v, want %v", hosts, want)
 	}
 }

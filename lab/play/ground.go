@@ -85,6 +85,9 @@ type Ground interface {
 	// Delete deletes an entry by its original tuple and id; false if it was gone.
 	Delete(node string, e *conntrack.Entry) (bool, error)
 	Flush(node string) error
+	// Fill makes ASSURED entries, which no packet of the lab is of, until there is no room for any more, and says how
+	// many. They make no events.
+	Fill(node string) (int, error)
 	// Stats are the counters of conntrack -S, since the node was made.
 	Stats(node string) (map[string]uint32, error)
 	// Hits is the text of iptables-save -c or ip6tables-save -c, without its comment lines.

@@ -94,10 +94,13 @@ func (w *World) entries(t *tracked) ([]lab.Seen, error) {
 		if err != nil {
 			return nil, err
 		}
-		if before == after && int(after) == len(seen) {
+		if before == after && int(after) == len(seen)+t.filled {
 			return seen, nil
 		}
 		before = after
+	}
+	if t.filled > 0 {
+		return nil, fmt.Errorf("list the table of %s, which was filled: there are entries of which the lab does not know", t.spec.Name)
 	}
 	return w.dump(t)
 }
@@ -244,6 +247,17 @@ func (w *World) Look(ctx context.Context, s *lab.Step, out *lab.Outcome) error {
 	return nil
 }
 
+// fill fills a table.
+func (w *World) fill(t *tracked, out *lab.Outcome) error {
+	n, err := w.ground.Fill(t.spec.Name)
+	if err != nil {
+		return err
+	}
+	t.filled += n
+	out.Filled += n
+	return nil
+}
+
 // table is the conntrack step: flush, or delete what matches, as conntrack -D does by listing first.
 func (w *World) table(s *lab.Step, out *lab.Outcome) error {
 	for _, node := range s.Nodes {
@@ -251,7 +265,17 @@ func (w *World) table(s *lab.Step, out *lab.Outcome) error {
 		if t == nil {
 			return fmt.Errorf("%s is not tracked", node)
 		}
-		seen, err := w.dump(t)
+		if s.Fill {
+			if err := w.fill(t, out); err != nil {
+				return err
+			}
+			continue
+		}
+		list := w.dump
+		if t.filled > 0 {
+			list = w.entries
+		}
+		seen, err := list(t)
 		if err != nil {
 			return err
 		}
@@ -259,6 +283,7 @@ func (w *World) table(s *lab.Step, out *lab.Outcome) error {
 			if err := w.ground.Flush(node); err != nil {
 				return err
 			}
+			t.filled = 0
 		}
 		for i := range seen {
 			switch e := &seen[i]; {

@@ -40,6 +40,7 @@ type tracked struct {
 	flows    []flow
 	index    map[conntrack.Tuple]int // of flows
 	checked  map[string]uint32       // counters at the last check
+	filled   int                     // entries that fill the table
 }
 
 type server struct {

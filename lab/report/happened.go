@@ -100,6 +100,9 @@ func changed(s *lab.StepResult) string {
 		if step.Flush {
 			return "flushed"
 		}
+		if step.Fill {
+			return fmt.Sprintf("%d entries made", s.Outcome.Filled)
+		}
 		return fmt.Sprintf("%d deleted", len(s.Outcome.Deleted))
 	case lab.SetSysctl:
 		var set []string

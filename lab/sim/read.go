@@ -10,6 +10,7 @@ import (
 
 	"ctlab/checks/conntrack"
 	"ctlab/checks/trace"
+	"ctlab/lab"
 	"ctlab/lab/play"
 	"ctlab/topology/service"
 )
@@ -87,6 +88,28 @@ func (g *Ground) Flush(node string) error {
 	t.ns.Flush(t.span())
 	t.hear()
 	return nil
+}
+
+// tableLimit is a simulated machine's nf_conntrack_max, and fillTimeout how long what fills a table is there, in seconds.
+const (
+	tableLimit  = 65536
+	fillTimeout = 600
+)
+
+// Fill makes entries until there is no room.
+func (g *Ground) Fill(node string) (int, error) {
+	t, err := g.trackedNode(node)
+	if err != nil {
+		return 0, fmt.Errorf("fill table: %w", err)
+	}
+	if err := g.Sysctl(node, lab.Sysctl{Name: "net.netfilter.nf_conntrack_max", Value: strconv.Itoa(tableLimit)}); err != nil {
+		return 0, err
+	}
+	_, most := t.ns.Count(t.span())
+	n := max(0, tableLimit-most)
+	t.record(trace.Fill, fmt.Sprintf("%d %d", n, fillTimeout), "")
+	t.ns.Fill(t.span(), n, fillTimeout)
+	return n, nil
 }
 
 // Stats are the counters of the node.
