@@ -156,6 +156,11 @@ func (h *hypothesis) seeEvent(r Record) []Difference {
 	h.fields++
 	exact := func(e model.Event) bool { return e.Entry.Key() == ev.Entry.Key() && e.Entry.Reply == ev.Entry.Reply }
 	at := slices.IndexFunc(h.events, exact)
+	if at < 0 { // what timers must have done before found the entry as it was then
+		h.predict(h.ns.Elapse(r.Span, func(*conntrack.Packet) bool { return false }))
+		h.events = append(h.events, h.ns.Events()...)
+		at = slices.IndexFunc(h.events, exact)
+	}
 	if at < 0 && ev.Kind == conntrack.Destroy && h.ns.MayCollect(r.Span, &ev.Entry) {
 		h.ns.Collect(r.Span, &ev.Entry)
 		h.events = append(h.events, h.ns.Events()...)
