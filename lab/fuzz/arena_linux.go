@@ -79,7 +79,30 @@ func (a *arena) build(ctx context.Context) (err error) {
 			return fmt.Errorf("connect %s: %w", a.s.Wires[k].Device, err)
 		}
 	}
-	return a.load(ctx, a.s.Rules, false)
+	if err := a.load(ctx, a.s.Rules, false); err != nil {
+		return err
+	}
+	return a.awaitWires(ctx)
+}
+
+// awaitWires waits until the kernel has noticed that both ends of each wire are up: before, the outer one throws away what
+// is sent (its queue is a noop until linkwatch_do_dev, which runs at most once a second; net/core/link_watch.c).
+func (a *arena) awaitWires(ctx context.Context) error {
+	for _, index := range a.outer {
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+			l, err := a.outside.nl.LinkByIndex(index)
+			if err != nil {
+				return fmt.Errorf("find a wire's outer end: %w", err)
+			}
+			if l.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			if ctx.Err() != nil || time.Now().After(deadline) {
+				return errors.Join(ctx.Err(), fmt.Errorf("wire %s is %s", l.Attrs().Name, l.Attrs().OperState))
+			}
+		}
+	}
+	return nil
 }
 
 func (a *arena) open() (err error) {
