@@ -238,11 +238,26 @@ func (n *Namespace) Elapse(at conntrack.Span, asks func(first *conntrack.Packet)
 	for _, k := range n.fragKeys() {
 		q := n.frags[k]
 		first := q.first()
-		if at.From > q.expires.To+conntrack.Tick(q.slack) || first != nil && asks(&first.packet) && n.fragmentsDead(q, at) {
+		if q.due(at) || first != nil && asks(&first.packet) && n.fragmentsDead(q, at) {
 			n.expireFragments(w, k)
 		}
 	}
 	return w.lefts
+}
+
+// Due reports whether there is a timer that must have run by a Span, and of which Elapse was not told.
+func (n *Namespace) Due(at conntrack.Span) bool {
+	for _, q := range n.frags {
+		if q.due(at) {
+			return true
+		}
+	}
+	return false
+}
+
+// due reports whether the queue's timer must have run.
+func (q *fragQueue) due(at conntrack.Span) bool {
+	return at.From > q.expires.To+conntrack.Tick(q.slack)
 }
 
 // GivenUp says that the namespace was seen to tell the sender of a fragment that the rest did not come: the queue's time ran

@@ -52,9 +52,12 @@ func (n *Namespace) predicted(e *entry) Predicted {
 	return p
 }
 
-// Decided reports whether it is certain, for each entry, whether its time is up at a Span: then a read or a deletion
-// meets no choice.
+// Decided reports whether it is certain, for each entry, whether its time is up at a Span, and no fragments wait: then a
+// read or a deletion meets no choice.
 func (n *Namespace) Decided(at conntrack.Span) bool {
+	if len(n.frags) > 0 {
+		return false
+	}
 	for _, e := range n.entries {
 		if e.expiry.From <= at.To && e.expiry.To > at.From {
 			return false

@@ -172,12 +172,49 @@ func Replay(t Trace, profile model.Profile) Report {
 
 func (run *replay) record(r Record) {
 	run.holding = run.holding || r.Kind == Hold
+	run.timers(r)
 	if r.Input() {
 		run.input(r)
 	} else {
 		run.observe(r)
 	}
 	run.settle(r)
+}
+
+// timers lets happen, before a record, what timers must have done by then, or are seen to have done by it: an entry may be
+// told of as collected that an error about fragments still found.
+func (run *replay) timers(r Record) {
+	about := gaveUpFragments(r)
+	var next []*hypothesis
+	for _, h := range run.live {
+		if about == nil && !h.ns.Due(r.Span) {
+			next = append(next, h)
+			continue
+		}
+		next = append(next, run.forkBy(h, func(nh *hypothesis) error {
+			nh.predict(nh.ns.Elapse(r.Span, func(*conntrack.Packet) bool { return false }))
+			if about != nil {
+				nh.predict(nh.ns.GivenUp(r.Span, about))
+			}
+			nh.events = append(nh.events, nh.ns.Events()...)
+			nh.predictCTInfo(r.At)
+			return nil
+		})...)
+	}
+	run.live = next
+}
+
+// gaveUpFragments is the fragment about which a record shows the namespace to tell that the rest of its packet did not
+// come; nil if it shows something else.
+func gaveUpFragments(r Record) *conntrack.Packet {
+	if r.Kind != Left {
+		return nil
+	}
+	_, p, err := devicePacket(r.Args)
+	if err != nil || p.Proto != conntrack.ICMP || p.ICMPType != 11 || p.ICMPCode != 1 {
+		return nil
+	}
+	return p.About
 }
 
 type replay struct {
@@ -226,6 +263,12 @@ func (run *replay) lose(format string, args ...any) {
 const smallChoice = 8
 
 func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
+	return run.forkBy(h, func(nh *hypothesis) error { return nh.apply(r) })
+}
+
+// forkBy lets something happen in copies of a hypothesis, one for each way of answering the choices that it meets. What can
+// meet one must happen here, and nowhere else: a hypothesis asks nobody afterwards.
+func (run *replay) forkBy(h *hypothesis, act func(*hypothesis) error) []*hypothesis {
 	var out []*hypothesis
 	for pending := [][]int{nil}; len(pending) > 0 && len(out) <= maxHypotheses; {
 		answers := pending[0]
@@ -252,7 +295,7 @@ func (run *replay) fork(h *hypothesis, r Record) []*hypothesis {
 			return a
 		}
 		nh := h.clone(chooser)
-		err := nh.apply(r)
+		err := act(nh)
 		if errors.Is(err, errNotHeld) && len(run.live) > 1 {
 			continue
 		}

@@ -40,9 +40,6 @@ func (h *hypothesis) seeLeft(r Record) []Difference {
 	if err != nil {
 		return []Difference{{r, "packet", "line", r.Args, "", err.Error()}}
 	}
-	if p.Proto == conntrack.ICMP && p.ICMPType == 11 && p.ICMPCode == 1 && p.About != nil {
-		h.predict(h.ns.GivenUp(r.Span, p.About))
-	}
 	h.fields++
 	var near []Difference
 	nearAt := -1
@@ -156,11 +153,6 @@ func (h *hypothesis) seeEvent(r Record) []Difference {
 	h.fields++
 	exact := func(e model.Event) bool { return e.Entry.Key() == ev.Entry.Key() && e.Entry.Reply == ev.Entry.Reply }
 	at := slices.IndexFunc(h.events, exact)
-	if at < 0 { // what timers must have done before found the entry as it was then
-		h.predict(h.ns.Elapse(r.Span, func(*conntrack.Packet) bool { return false }))
-		h.events = append(h.events, h.ns.Events()...)
-		at = slices.IndexFunc(h.events, exact)
-	}
 	if at < 0 && ev.Kind == conntrack.Destroy && h.ns.MayCollect(r.Span, &ev.Entry) {
 		h.ns.Collect(r.Span, &ev.Entry)
 		h.events = append(h.events, h.ns.Events()...)

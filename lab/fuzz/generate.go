@@ -88,7 +88,7 @@ func (m *maker) op() Op {
 		m.pieces = m.pieces[1:]
 		return op
 	}
-	if !m.loose && m.one(100) { // rare, while one error counter in some 400,000 packets is not accounted for where fragments are given up
+	if !m.loose && m.one(25) {
 		m.cut()
 	}
 	if m.s.Holds && m.one(4) {
