@@ -253,3 +253,22 @@ end 10
 		}
 	}
 }
+
+// When a queue of fragments is given up is known to a quarter of a second only. Here that decides whether the error about
+// it is within its rate, and nothing but what does not leave, and a counter, tell. Recorded on 6.18.44, and shortened.
+func TestFragmentsGivenUpAtTheEdgeOfTheRate(t *testing.T) {
+	tr := parseFile(t, "testdata/finds/fragments-given-up-at-the-edge-of-the-rate.trace")[0]
+	r := trace.Replay(tr, profileOf(t, tr))
+	if r.Verdict() != trace.Same || r.Free[model.ChooseTiming] != 1 {
+		t.Errorf("%s, %s: %v", r.Verdict(), r.Summary(), r.Differences)
+	}
+	last := len(tr.Records) - 1
+	for tr.Records[last].Kind != trace.Stats {
+		last--
+	}
+	more := tr.Records[last]
+	more.Args = strings.Replace(more.Args, "error 11", "error 12", 1)
+	if v := trace.Replay(with(tr, last, more), profileOf(t, tr)).Verdict(); v != trace.Different {
+		t.Errorf("one error more: %s", v)
+	}
+}
