@@ -272,3 +272,51 @@ func TestFragmentsGivenUpAtTheEdgeOfTheRate(t *testing.T) {
 		t.Errorf("one error more: %s", v)
 	}
 }
+
+// What timers did, they did before the collector took the entry of which it is told later: the error about fragments still
+// belonged to it, and counts as none.
+func TestFragmentsGivenUpBeforeTheirEntryGoes(t *testing.T) {
+	for errors, want := range map[int]trace.Verdict{0: trace.Same, 1: trace.Different} {
+		text := fmt.Sprintf(`ctlab-trace 1
+lab x
+node n
+kernel k
+profile 6.18
+hz 250
+in 0 0 listen
+in 0 0 sysctl net.ipv4.ip_forward 1
+in 0 0 sysctl net.ipv4.ip_default_ttl 64
+in 0 0 sysctl net.ipv4.icmp_ratelimit 0
+in 0 0 sysctl net.ipv4.ipfrag_time 2
+in 0 0 sysctl net.netfilter.nf_conntrack_acct 0
+in 0 0 sysctl net.netfilter.nf_conntrack_checksum 1
+in 0 0 sysctl net.netfilter.nf_conntrack_udp_timeout 3
+in 0 0 link a up
+in 0 0 address a 10.0.1.254/24
+in 0 0 route 10.0.1.0/24 dev a
+in 0 0 arp a 10.0.1.1
+in 0 0 rules restore
+	*filter
+	:FORWARD ACCEPT
+	-A FORWARD -m conntrack --ctstate NEW
+	COMMIT
+in 0.1 0 socket open 10.0.1.254:6
+in 0.1 0 packet a udp 10.0.1.1:5 > 10.0.1.254:6 len 60 ttl 64 ip-id 1
+seen 0.1 0 event new udp 10.0.1.1:5 > 10.0.1.254:6 | 10.0.1.254:6 > 10.0.1.1:5 status confirmed timeout 3s id 0x1
+in 0.2 25 packet a udp 10.0.1.1:5 > 10.0.1.254:6 len 44 ttl 64 ip-id 2 frag 0+
+seen 2.3 530 left a icmp 10.0.1.254 > 10.0.1.1 type 11 code 1 id 0 len 72 ttl 64 ip-id 7 about udp 10.0.1.1:5 > 10.0.1.254:6 len 44 ttl 64 ip-id 2 frag 0+
+seen 3.2 800 event destroy udp 10.0.1.1:5 > 10.0.1.254:6 | 10.0.1.254:6 > 10.0.1.1:5 status confirmed,dying id 0x1
+in 3.3 801 get udp 10.0.1.1:5 > 10.0.1.254:6
+seen 3.3 801 absent udp 10.0.1.1:5 > 10.0.1.254:6
+seen 3.3 801 stats error %d
+end 22
+`, errors)
+		traces, err := trace.Parse("made", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := trace.Replay(traces[0], profileOf(t, traces[0])); r.Verdict() != want {
+			t.Errorf("%d errors: %s, want %s: %v %v", errors, r.Verdict(), want, r.Differences, r.Lost)
+		}
+	}
+}
